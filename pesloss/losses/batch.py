@@ -1,0 +1,63 @@
+"""What a batch is: structures one after another along the atom axis, ``ptr`` their offsets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+Batch: TypeAlias = Mapping[str, Tensor]
+Predictions: TypeAlias = Mapping[str, Tensor]
+Channels: TypeAlias = Float[Tensor, "channels"]
+
+
+def group_code(name: str) -> int:
+    """Integer that stands for the name of a group of structures (a config type, a dataset) in a batch.
+
+    A stable hash, so that a loss and a dataset agree on it without sharing a table of names.
+
+    Example:
+        >>> group_code("surface") == group_code("surface") != group_code("bulk")
+        True
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big")
+
+
+def num_structures(batch: Batch) -> int:
+    """Number of structures of a batch, known from the shape of ``ptr``."""
+    return batch["ptr"].shape[0] - 1
+
+
+def num_atoms(batch: Batch) -> int:
+    """Number of atoms of a batch, known from the shape of an entry with one row an atom.
+
+    Raises:
+        KeyError: if the batch has none; asking ``ptr`` would wait for the device.
+    """
+    for key in ("batch", "numbers", "positions", "forces", "charges", "atom_weight"):
+        if key in batch:
+            return batch[key].shape[0]
+    raise KeyError(f"The batch does not say how many atoms it has; add 'batch' [atoms] to {sorted(batch)}.")
+
+
+def atom_counts(batch: Batch) -> Int[Tensor, "structures"]:
+    """Number of atoms of each structure."""
+    return batch["ptr"].diff()
+
+
+def structure_of_atom(batch: Batch, num_atoms: int) -> Int[Tensor, "atoms"]:
+    """Index of the structure each atom belongs to: the batch's own ``batch`` entry, or found from ``ptr``."""
+    if "batch" in batch:
+        return batch["batch"]
+    atoms = torch.arange(num_atoms, device=batch["ptr"].device)
+    # a search, because repeat_interleave would wait for the device to learn its output size
+    return torch.searchsorted(batch["ptr"], atoms, right=True) - 1
+
+
+def flat_rows(values: Shaped[Tensor, "rows *entry"]) -> Shaped[Tensor, "rows entries"]:
+    """Entries of each row side by side, also where there are no rows."""
+    return values[:, None] if values.dim() == 1 else values.flatten(1)

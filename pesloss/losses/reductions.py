@@ -1,0 +1,157 @@
+"""From costs to a sum and a count. Means do not add up over batches and ranks; sums and counts do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor, nn
+
+from pesloss.losses.batch import Batch, Channels, flat_rows, num_structures, structure_of_atom
+from pesloss.losses.properties import Rows
+from pesloss.names import unknown
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Which costs of a term count, and how much.
+
+    Args:
+        included: the entries that count, in the shape of the costs.
+        weights: their weights, broadcastable to the costs; ``None`` for ones.
+        rows: whether a row is a structure or an atom.
+        batch: the structures they belong to.
+    """
+
+    included: Bool[Tensor, "rows *cost"]
+    weights: Float[Tensor, "rows *weight"] | None
+    rows: Rows
+    batch: Batch
+
+    def by_structure(self, values: Num[Tensor, "rows *cost"]) -> Num[Tensor, "structures"]:
+        """Sums of entries over each structure."""
+        per_row = flat_rows(values).sum(1)
+        if self.rows == "structure":
+            return per_row
+        index = structure_of_atom(self.batch, per_row.shape[0])
+        return per_row.new_zeros(num_structures(self.batch)).index_add(0, index, per_row)
+
+
+class Reduction(nn.Module, ABC):
+    """Sum and count of the costs of a term, both additive over batches, and the value they make.
+
+    ``linear`` says whether the value of a whole step is the sum of what its batches contribute.
+    """
+
+    linear: ClassVar[bool] = True
+
+    @abstractmethod
+    def forward(self, costs: Float[Tensor, "rows *cost"], entries: Entries) -> Float[Tensor, "channels"]:
+        """Sum of the weighted costs; costs that do not count are zero."""
+
+    @abstractmethod
+    def count(self, entries: Entries) -> Num[Tensor, "channels"]:
+        """What the sum is divided by."""
+
+    @abstractmethod
+    def value(self, sums: Channels, counts: Channels) -> Float[Tensor, ""]:
+        """Value of the term; 0 if nothing counted."""
+
+    def slope(self, sums: Channels, counts: Channels) -> Channels:
+        """Derivative of the value with respect to the sum, for reductions that are not linear."""
+        raise NotImplementedError
+
+
+class Pooled(Reduction, ABC):
+    """All components of all rows in one sum.
+
+    Args:
+        denominator: what the count is. ``labels``: the components with a label and a weight that is not 0;
+            ``weights``: the sum of their weights; ``entries``: all components, labelled or not, as in
+            codes that fill missing labels with zeros (it makes the term weaker the more labels are missing).
+
+    Raises:
+        ValueError: for an unknown denominator.
+    """
+
+    Denominator = Literal["labels", "weights", "entries"]
+
+    def __init__(self, denominator: Denominator = "labels") -> None:
+        super().__init__()
+        if denominator not in get_args(self.Denominator):
+            raise ValueError(unknown("denominator", denominator, get_args(self.Denominator)))
+        self.denominator = denominator
+
+    def forward(self, costs: Tensor, entries: Entries) -> Tensor:
+        return costs.sum().reshape(1)
+
+    def count(self, entries: Entries) -> Tensor:
+        if self.denominator == "weights" and entries.weights is not None:
+            return torch.where(entries.included, entries.weights, 0).sum().reshape(1)
+        counted = entries.included
+        if self.denominator == "entries":
+            counted = torch.ones_like(counted)
+        return counted.sum().reshape(1)
+
+    def extra_repr(self) -> str:
+        return f"denominator={self.denominator}"
+
+
+class Mean(Pooled):
+    r"""Weighted mean :math:`\sum_i w_i c_i / n` over the components that count; see :class:`Pooled` for n."""
+
+    def value(self, sums: Tensor, counts: Tensor) -> Tensor:
+        return _mean(sums, counts)
+
+
+class Sum(Pooled):
+    """Sum over the components that count, in the whole optimizer step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def value(self, sums: Tensor, counts: Tensor) -> Tensor:
+        return sums.sum()
+
+
+class RootMean(Pooled):
+    r"""Root of the mean cost, :math:`\sqrt{\sum_i w_i c_i / n}`; of squared errors, the RMSE.
+
+    The gradient at a mean of zero is zero, where :math:`1/\sqrt0` would make it NaN.
+    Not linear in the batch: an accumulated step needs the predictions of all its batches.
+    """
+
+    linear: ClassVar[bool] = False
+
+    def value(self, sums: Tensor, counts: Tensor) -> Tensor:
+        mean = _mean(sums, counts)
+        positive = mean > 0
+        return torch.where(positive, torch.where(positive, mean, 1).sqrt(), mean.detach())
+
+    def slope(self, sums: Tensor, counts: Tensor) -> Tensor:
+        product = sums * counts
+        return torch.where(product > 0, 0.5 * torch.where(product > 0, product, 1).rsqrt(), 0)
+
+
+class PerStructure(Reduction):
+    """Mean within each structure, then over the structures with a label: every structure counts the same."""
+
+    def forward(self, costs: Tensor, entries: Entries) -> Tensor:
+        labels = entries.by_structure(entries.included.to(costs.dtype))
+        return (entries.by_structure(costs) / torch.where(labels > 0, labels, 1)).sum().reshape(1)
+
+    def count(self, entries: Entries) -> Tensor:
+        return (entries.by_structure(entries.included.long()) > 0).sum().reshape(1)
+
+    def value(self, sums: Tensor, counts: Tensor) -> Tensor:
+        return _mean(sums, counts)
+
+
+def _mean(sums: Tensor, counts: Tensor) -> Tensor:
+    return (sums / torch.where(counts > 0, counts, 1)).sum()
+
+
+REDUCTIONS = {"mean": Mean, "sum": Sum, "per_structure": PerStructure, "root_mean": RootMean}

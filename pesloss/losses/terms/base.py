@@ -1,0 +1,94 @@
+"""What every term answers: a sum and a count."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from math import isfinite
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from pesloss.losses.batch import Batch, Channels, Predictions
+from pesloss.losses.properties import Property
+
+
+class Tally(NamedTuple):
+    """What a batch contributes to a term; each part adds up over batches and ranks.
+
+    Args:
+        sums: weighted costs, one number a channel.
+        counts: what the sums are divided by once the optimizer step is complete.
+        labels: number of labelled components with a weight that is not 0.
+    """
+
+    sums: Float[Tensor, "channels"]
+    counts: Num[Tensor, "channels"]
+    labels: Num[Tensor, ""]
+
+
+class Counts(NamedTuple):
+    """The part of a :class:`Tally` that is known from the labels alone."""
+
+    counts: Num[Tensor, "channels"]
+    labels: Num[Tensor, ""]
+
+
+class Term(nn.Module, ABC):
+    """One summand of a loss: ``value = sum / count``, times its weight.
+
+    Args:
+        weight: prior weight in the total; 0 removes the term, and nothing is computed for it.
+
+    Raises:
+        ValueError: if the weight is negative or not finite.
+    """
+
+    channels: int = 1
+    linear: bool = True
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = check_weight("weight", weight)
+
+    @property
+    @abstractmethod
+    def required(self) -> Mapping[str, Property]:
+        """Properties that a model must predict for this term, by name."""
+
+    @abstractmethod
+    def forward(self, predictions: Predictions, batch: Batch) -> Tally:
+        """Contribution of a batch, connected to the predictions even where it is zero."""
+
+    @abstractmethod
+    def count(self, batch: Batch) -> Counts:
+        """Denominators, before any prediction is made."""
+
+    @abstractmethod
+    def value(self, sums: Channels, counts: Channels) -> Float[Tensor, ""]:
+        """Value of the term from the sum and count of a whole optimizer step."""
+
+    def slope(self, sums: Channels, counts: Channels) -> Channels:
+        """Derivative of the value with respect to the sum, for terms that are not ``linear``."""
+        raise NotImplementedError
+
+
+def check_weight(name: str, weight: float) -> float:
+    """A weight as a float.
+
+    Raises:
+        ValueError: if it is negative or not finite.
+        TypeError: if it is not a number.
+    """
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise TypeError(f"{name} must be a number, got {weight!r} of type {type(weight).__name__}.")
+    if not (isfinite(weight) and weight >= 0):
+        raise ValueError(f"{name} must be finite and not negative, got {weight}.")
+    return float(weight)
+
+
+def compute_dtype(prediction: Tensor, label: Tensor) -> torch.dtype:
+    """Precision of a comparison: the finer of the two, and at least float32."""
+    return torch.promote_types(torch.promote_types(prediction.dtype, label.dtype), torch.float32)

@@ -1,0 +1,295 @@
+"""The loss: one algebra over terms, exact over ranks and accumulated batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from pesloss.losses.batch import Batch, Predictions
+from pesloss.losses.distributed import ranks, sum_over_ranks
+from pesloss.losses.groups import GroupWeights
+from pesloss.losses.penalties import Huber
+from pesloss.losses.properties import Property
+from pesloss.losses.terms.base import Tally, Term, check_weight
+from pesloss.losses.terms.property import PropertyTerm
+from pesloss.names import part, unknown
+from pesloss.weighting import WEIGHTINGS, Weighting
+
+
+class LossOutput(NamedTuple):
+    """A loss with its parts: ``total = Σ weights · values + regulariser``.
+
+    Args:
+        total: the scalar to differentiate.
+        values: value of each term, detached.
+        weights: effective weight of each term, detached.
+        regulariser: what the weighting adds, detached.
+    """
+
+    total: Float[Tensor, ""]
+    values: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    regulariser: Float[Tensor, ""]
+
+
+class Step(NamedTuple):
+    """Denominators of one optimizer step, over all its batches and ranks.
+
+    Args:
+        counts: denominators of every channel of every term.
+        labels: labelled components of every term.
+        batches: number of batches that are accumulated on each rank.
+        sums: sums of every channel, known if predictions were given; needed by terms that are not linear.
+    """
+
+    counts: Num[Tensor, "channels"]
+    labels: Num[Tensor, "terms"]
+    batches: int
+    sums: Num[Tensor, "channels"] | None = None
+
+
+class TotalLoss(nn.Module):
+    r"""Weighted sum of terms, each a mean over every label of an optimizer step.
+
+    .. math:: \text{total} = w \Big(\sum_t w_t\, \frac{\text{sum}_t}{\text{count}_t} + \text{regulariser}\Big)
+
+    Sums and counts run over all ranks of the process group (in training mode) and over all batches of the
+    :class:`Step`, so that the total and its gradients do not depend on how structures are dealt out.
+    ``forward`` gives the total, ``evaluate`` the same with the terms by name.
+
+    Ranks talk to each other in every call in training mode: each has to make the same number of them.
+    In ``eval()`` they do not.
+
+    Args:
+        terms: terms by name, as :class:`Term` or as the arguments of a :class:`PropertyTerm`.
+        weights: weights by term, times the terms' own; terms that are not named keep theirs.
+            A term of weight 0 is removed, and what it needs is not asked of the model.
+        huber_delta: delta of every Huber penalty that was left open, for all or by term,
+            in the unit of the term's residual.
+        weighting: part or name (``fixed``, ``uncertainty``).
+        weight: weight of the whole loss.
+        config_type_weights: weight of structures by their config type.
+        dataset_weights: weight of structures by their dataset.
+        structure_weight: entry of the batch with the weights of structures, 1 where the batch has none.
+        process_group: ranks that train together; all of them by default.
+
+    Raises:
+        ValueError: for names that do not exist, weights that are negative or not finite, a ``huber_delta``
+            that acts on nothing, and Huber penalties left without one.
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[str, Term | Mapping[str, Any]],
+        *,
+        weights: Mapping[str, float] | None = None,
+        huber_delta: float | Mapping[str, float] | None = None,
+        weighting: Weighting | str = "fixed",
+        weight: float = 1.0,
+        config_type_weights: Mapping[str, float] | None = None,
+        dataset_weights: Mapping[str, float] | None = None,
+        structure_weight: str = "weight",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        built = {name: _as_term(name, term) for name, term in terms.items()}
+        prior = _prior(built, weights or {})
+        self.terms = nn.ModuleDict({name: term for name, term in built.items() if prior[name] > 0})
+        if not self.terms:
+            raise ValueError(f"A loss needs a term with a weight that is not 0, got weights {prior}.")
+        _set_huber_delta(built, self.terms, huber_delta)
+        self.weighting = part("weighting", weighting, Weighting, WEIGHTINGS)
+        self.weighting.setup([prior[name] for name in self.terms])
+        self.weight: Tensor
+        scale = torch.tensor(check_weight("weight", weight), dtype=torch.float64)
+        self.register_buffer("weight", scale, persistent=False)
+        self.groups = nn.ModuleList(
+            GroupWeights(key, group)
+            for key, group in (("config_type", config_type_weights), ("dataset", dataset_weights))
+            if group
+        )
+        self.structure_weight = structure_weight
+        self.process_group = process_group
+
+    @property
+    def by_name(self) -> dict[str, Term]:
+        """Terms by name, those of weight 0 left out."""
+        return dict(self.terms.items())  # pyright: ignore[reportReturnType]
+
+    @property
+    def required(self) -> dict[str, Property]:
+        """Properties that the model must predict, by name; nothing else needs to be computed."""
+        return {name: prop for term in self.by_name.values() for name, prop in term.required.items()}
+
+    @property
+    def linear(self) -> bool:
+        """Whether an accumulated step is known from its labels alone, without its predictions."""
+        return all(term.linear for term in self.by_name.values())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups of what the loss learns: own learning rate, no weight decay."""
+        return self.weighting.parameter_groups()
+
+    def forward(self, predictions: Predictions, batch: Batch, step: Step | None = None) -> Float[Tensor, ""]:
+        """Scalar to differentiate.
+
+        Args:
+            predictions: what the model says, by name of the property.
+            batch: structures and their labels.
+            step: denominators of the whole optimizer step; without it the batch is the step.
+        """
+        return self._parts(predictions, batch, step)[0]
+
+    def evaluate(self, predictions: Predictions, batch: Batch, step: Step | None = None) -> LossOutput:
+        """The same as ``forward``, with values and weights by name.
+
+        In an accumulated step the values of its batches are shares, which add up to the value of the step.
+        """
+        total, values, weights, regulariser = self._parts(predictions, batch, step)
+        values, weights = (self._by_name(part.detach()) for part in (values, weights))
+        return LossOutput(total, values, weights, regulariser.detach())
+
+    @torch.no_grad()
+    def step(self, batches: Iterable[Batch], predictions: Iterable[Predictions] | None = None) -> Step:
+        """Denominators of an optimizer step made of several batches, on all ranks.
+
+        Args:
+            batches: the batches this rank will accumulate; every rank has the same number of them.
+            predictions: what the model says of them, needed by terms that are not linear in the batch.
+
+        Raises:
+            ValueError: if there is no batch, or predictions are needed and not given.
+        """
+        batches = [self._weigh(batch) for batch in batches]
+        if not batches:
+            raise ValueError("An optimizer step needs at least one batch; it may be one without structures.")
+        if predictions is None:
+            tallies = [self._count(batch) for batch in batches]
+        else:
+            tallies = [self._tally(p, batch) for p, batch in zip(predictions, batches, strict=True)]
+        summed = Tally(*(torch.stack(parts).sum(0) for parts in zip(*tallies, strict=True)))
+        sums, counts, labels = self._over_ranks(summed)
+        return Step(counts, labels, len(batches), None if predictions is None else sums)
+
+    def _parts(
+        self, predictions: Predictions, batch: Batch, step: Step | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        tally = self._over_ranks(self._tally(predictions, self._weigh(batch)))
+        if step is None:
+            step = Step(tally.counts, tally.labels, 1, tally.sums)
+        values = self._values(tally.sums, step)
+        weights, regulariser = self.weighting(values, step.labels)
+        scale = self.weight.to(values.dtype)
+        weights, regulariser = scale * weights, scale * regulariser / step.batches
+        return (weights * values).sum() + regulariser, values, weights, regulariser
+
+    def _by_name(self, values: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.terms, values.unbind(), strict=True))
+
+    def _weigh(self, batch: Batch) -> Batch:
+        """The batch with all weights of a structure in ``weight``: its own and those of its groups."""
+        if not self.groups and self.structure_weight == "weight":
+            return batch
+        factors = [batch[self.structure_weight]] if self.structure_weight in batch else []
+        factors += [group(batch) for group in self.groups]
+        rest = {key: batch[key] for key in batch.keys() if key != "weight"}  # noqa: SIM118, hosts' batches
+        return {**rest, "weight": reduce(torch.mul, factors)} if factors else rest
+
+    def _tally(self, predictions: Predictions, batch: Batch) -> Tally:
+        return Tally(*_join(term(predictions, batch) for term in self.by_name.values()))
+
+    def _count(self, batch: Batch) -> Tally:
+        if not self.linear:
+            names = [name for name, term in self.by_name.items() if not term.linear]
+            raise ValueError(
+                f"Terms {names} are not linear in the batch (a root of a mean): an accumulated step needs "
+                "step(batches, predictions). Without accumulation no step is needed."
+            )
+        counts, labels = _join(term.count(batch) for term in self.by_name.values())
+        return Tally(torch.zeros_like(counts, dtype=torch.float64), counts, labels)
+
+    def _over_ranks(self, tally: Tally) -> Tally:
+        if not self.training or ranks(self.process_group) == 1:
+            return tally
+        # one reduction for everything, in float64, which holds every count exactly
+        parts = torch.cat([part.double() for part in tally])
+        summed = sum_over_ranks(parts, self.process_group).split([part.shape[0] for part in tally])
+        return Tally(summed[0].to(tally.sums.dtype), *summed[1:])
+
+    def _values(self, sums: Tensor, step: Step) -> Tensor:
+        """Values of the terms; of a batch in an accumulated step, shares that add up to those of the step."""
+        counts, whole = step.counts.to(sums.dtype), step.sums
+        if whole is None and not self.linear:
+            raise ValueError("This step was made without predictions, which its terms need; see step().")
+        whole = sums if whole is None else whole.to(sums.dtype)
+        terms = list(self.by_name.values())
+        channels = [part.split([term.channels for term in terms]) for part in (sums, counts, whole)]
+        return torch.stack(
+            [
+                _share(term, term_sums, term_counts, term_whole, step.batches)
+                for term, term_sums, term_counts, term_whole in zip(terms, *channels, strict=True)
+            ]
+        )
+
+
+def _share(term: Term, sums: Tensor, counts: Tensor, whole: Tensor, batches: int) -> Tensor:
+    if term.linear or sums is whole:
+        return term.value(sums, counts)
+    # the tangent at the sums of the whole step adds up to its value and to its gradient
+    rise = (term.slope(whole, counts) * (sums - whole / batches)).sum()
+    return term.value(whole, counts) / batches + rise
+
+
+def _join(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Parts of all terms, one after another."""
+    return [torch.cat([part.reshape(-1) for part in column]) for column in zip(*parts, strict=True)]
+
+
+def _as_term(name: str, term: Term | Mapping[str, Any]) -> Term:
+    if isinstance(term, Term):
+        return term
+    if isinstance(term, Mapping):
+        return PropertyTerm(**{"property": name, **term})
+    raise TypeError(f"Term '{name}' must be a Term or the arguments of a PropertyTerm, got {term!r}.")
+
+
+def _prior(terms: Mapping[str, Term], weights: Mapping[str, float]) -> dict[str, float]:
+    for name in weights:
+        if name not in terms:
+            raise ValueError(f"weights: {unknown('term', name, terms)}")
+    return {
+        name: check_weight(f"weights.{name}", weights.get(name, 1.0)) * term.weight
+        for name, term in terms.items()
+    }
+
+
+def _set_huber_delta(
+    terms: Mapping[str, Term], active: nn.ModuleDict, delta: float | Mapping[str, float] | None
+) -> None:
+    """Close every Huber penalty that was left open."""
+    left_open = {name: _open_hubers(term) for name, term in terms.items() if _open_hubers(term)}
+    deltas = delta if isinstance(delta, Mapping) else dict.fromkeys(left_open, delta)
+    for name in deltas:
+        if name not in left_open:
+            raise ValueError(f"huber_delta: {unknown('term with an open Huber penalty', name, left_open)}")
+    if delta is not None and not left_open:
+        raise ValueError(f"huber_delta={delta} acts on nothing: no term has a Huber penalty without a delta.")
+    for name, penalties in left_open.items():
+        value = deltas.get(name)
+        if value is not None:
+            for penalty in penalties:
+                penalty.set_delta(value)
+        elif name in active:
+            raise ValueError(
+                f"Term '{name}' has a Huber penalty without a delta; give huber_delta to the loss."
+            )
+
+
+def _open_hubers(term: Term) -> list[Huber]:
+    return [module for module in term.modules() if isinstance(module, Huber) and module.open]

@@ -1,0 +1,83 @@
+"""Small batches with everything that goes wrong: ragged sizes, one atom, missing labels, weights, groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pesloss.losses import PROPERTIES, Property, group_code
+
+USER = Property("mtt::etot", rows="structure", shape=(2,), extensive=True, unit="eV")
+ALL = {**PROPERTIES, USER.name: USER}
+SIZES = (1, 3, 5, 2, 7, 1, 4, 2)
+CONFIG_TYPES = ("bulk", "surface", "bulk", "cluster", "surface", "bulk", "bulk", "cluster")
+MISSING = float("nan")
+
+
+def make(
+    sizes: Sequence[int] = SIZES, *, seed: int = 0, missing: bool = True, weights: bool = True
+) -> dict[str, Tensor]:
+    """A batch in float64 with a label for every property; ``x::<property>`` is what a model would see."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    counts = torch.tensor(sizes, dtype=torch.long)
+    num = {"structure": len(sizes), "atom": int(counts.sum())}
+    batch = {
+        "ptr": torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        "batch": torch.repeat_interleave(torch.arange(len(sizes)), counts),
+        "index": torch.arange(len(sizes)) + 100,
+        "fixed": torch.rand(num["atom"], generator=generator) < 0.3,
+        "config_type": torch.tensor(
+            [group_code(name) for name in CONFIG_TYPES[: len(sizes)]], dtype=torch.long
+        ),
+        "dataset": torch.tensor([group_code("ab"[i % 2]) for i in range(len(sizes))], dtype=torch.long),
+    }
+    for prop in ALL.values():
+        rows = num[prop.rows]
+        batch[prop.name] = normal(rows, *prop.shape)
+        batch[f"x::{prop.name}"] = normal(rows, *prop.shape)
+        if missing and rows:
+            batch[prop.name][torch.rand(rows, generator=generator) < 0.3] = MISSING
+            batch[prop.name].view(-1)[::7] = MISSING  # single components as well
+        if weights:
+            batch[f"{prop.name}_weight"] = torch.rand(rows, generator=generator, dtype=torch.float64) + 0.5
+            batch[f"{prop.name}_weight"][1::5] = 0
+    if weights:
+        batch["weight"] = torch.rand(len(sizes), generator=generator, dtype=torch.float64) + 0.5
+        batch["weight"][2::6] = 0
+        batch["atom_weight"] = torch.rand(num["atom"], generator=generator, dtype=torch.float64) + 0.5
+    return batch
+
+
+def take(batch: dict[str, Tensor], structures: Sequence[int]) -> dict[str, Tensor]:
+    """The batch of some of the structures, in that order; of none of them too."""
+    index = torch.tensor(structures, dtype=torch.long)
+    atoms = torch.cat([torch.arange(*batch["ptr"][i : i + 2].tolist()) for i in structures] or [index])
+    counts = batch["ptr"].diff()[index]
+    taken = {
+        key: value[atoms if value.shape[0] == batch["batch"].shape[0] else index]
+        for key, value in batch.items()
+        if key not in ("ptr", "batch")
+    }
+    taken["ptr"] = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    taken["batch"] = torch.repeat_interleave(torch.arange(len(structures)), counts)
+    return taken
+
+
+def parameters(seed: int = 1) -> dict[str, Tensor]:
+    """Parameters of the smallest model: one factor a component of every property."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (torch.randn(prop.shape, generator=generator, dtype=torch.float64) + 1).requires_grad_()
+        for name, prop in ALL.items()
+    }
+
+
+def predict(theta: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What that model predicts, non-linear in its parameters."""
+    return {name: batch[f"x::{name}"] * theta[name] + theta[name].square() for name in ALL}
