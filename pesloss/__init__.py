@@ -9,23 +9,80 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pesloss.build import build
+    from pesloss.building import build
+    from pesloss.losses import (
+        Absolute,
+        Difference,
+        FreeAtoms,
+        Huber,
+        L2Norm,
+        Labelled,
+        LossOutput,
+        Mean,
+        NormalLoss,
+        Penalty,
+        PerAtom,
+        PerStructure,
+        Property,
+        PropertyTerm,
+        Reduction,
+        Residual,
+        RootMean,
+        Squared,
+        Step,
+        Sum,
+        Term,
+        TotalLoss,
+        UncertaintyLoss,
+        Voigt,
+        explain_nonfinite,
+        group_code,
+    )
 
-# public name -> module; resolved on first use, because `--help` must not wait for torch
+# resolved on first use, because `--help` must not wait for torch
 _PUBLIC = {
-    "build": "pesloss.build",
+    "pesloss.building": ("build",),
+    "pesloss.losses": (
+        "Absolute",
+        "Difference",
+        "FreeAtoms",
+        "Huber",
+        "L2Norm",
+        "Labelled",
+        "LossOutput",
+        "Mean",
+        "NormalLoss",
+        "Penalty",
+        "PerAtom",
+        "PerStructure",
+        "Property",
+        "PropertyTerm",
+        "Reduction",
+        "Residual",
+        "RootMean",
+        "Squared",
+        "Step",
+        "Sum",
+        "Term",
+        "TotalLoss",
+        "UncertaintyLoss",
+        "Voigt",
+        "explain_nonfinite",
+        "group_code",
+    ),
 }
-__all__ = list(_PUBLIC)
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'pesloss' has no attribute '{name}'; it has {sorted(_PUBLIC)}")
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    raise AttributeError(f"module 'pesloss' has no attribute '{name}'; it has {sorted(_MODULES)}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_MODULES})
 
 
 def _bind_conf() -> None:

@@ -1,0 +1,39 @@
+"""Train a potential: ``python -m pesloss.train loss=uncertainty``; ``--help`` lists the choices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from pesloss.cli import hydra_app
+
+
+def train(config: DictConfig) -> float | None:
+    """One job: from the composed config to checkpoints, metrics and plots in the folder of the run.
+
+    Returns:
+        The best score on the validation structures, for a sweeper to minimise.
+    """
+    # torch waits until it is needed: --help and a misspelt option are answered without it
+    from rich.console import Console
+
+    from pesloss.report import conclude
+    from pesloss.training import prepare
+
+    console, folder = Console(), Path(HydraConfig.get().runtime.output_dir)
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    fit = prepare({str(key): value for key, value in plain.items()}, folder, console)
+    with fit.loggers:
+        fit.loggers.start(folder, plain)
+        fitted = fit.run(console)
+        fit.loggers.summarize(conclude(fit, fitted, console))
+    return fitted.best_score
+
+
+main = hydra_app(train)
+
+if __name__ == "__main__":
+    main()
