@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -23,9 +24,8 @@ def train(config: DictConfig) -> float | None:
     from pesloss.training import prepare
 
     console, folder = Console(), Path(HydraConfig.get().runtime.output_dir)
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    fit = prepare({str(key): value for key, value in plain.items()}, folder, console)
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    fit = prepare(plain, folder, console)
     with fit.loggers:
         fit.loggers.start(folder, plain)
         fitted = fit.run(console)

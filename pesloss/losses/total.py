@@ -132,6 +132,11 @@ class TotalLoss(nn.Module):
         """Whether an accumulated step is known from its labels alone, without its predictions."""
         return all(term.linear for term in self.by_name.values())
 
+    @property
+    def group_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the groups that have a weight, by the entry of the batch that says who belongs to them."""
+        return {group.key: group.names for group in self.groups}  # pyright: ignore[reportReturnType]
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of what the loss learns: own learning rate, no weight decay."""
         return self.weighting.parameter_groups()
@@ -224,16 +229,17 @@ class TotalLoss(nn.Module):
 
     def _values(self, sums: Tensor, step: Step) -> Tensor:
         """Values of the terms; of a batch in an accumulated step, shares that add up to those of the step."""
-        counts, whole = step.counts.to(sums.dtype), step.sums
-        if whole is None and not self.linear:
+        if step.sums is None and not self.linear:
             raise ValueError("This step was made without predictions, which its terms need; see step().")
-        whole = sums if whole is None else whole.to(sums.dtype)
         terms = list(self.by_name.values())
-        channels = [part.split([term.channels for term in terms]) for part in (sums, counts, whole)]
+        channels = [term.channels for term in terms]
+        shares, counts = sums.split(channels), step.counts.to(sums.dtype).split(channels)
+        alone = step.sums is None or step.sums is sums
+        whole = shares if alone else step.sums.to(sums.dtype).split(channels)
         return torch.stack(
             [
                 _share(term, term_sums, term_counts, term_whole, step.batches)
-                for term, term_sums, term_counts, term_whole in zip(terms, *channels, strict=True)
+                for term, term_sums, term_counts, term_whole in zip(terms, shares, counts, whole, strict=True)
             ]
         )
 

@@ -1,0 +1,68 @@
+"""What a person watches while it trains: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Watch:
+    """Progress of a training: a bar with loss, score and time left; without a terminal, a line an epoch.
+
+    Args:
+        epochs: number of epochs.
+        steps: steps of an epoch.
+        console: where to write.
+        silent: whether to write nothing, as all ranks but the first do.
+    """
+
+    def __init__(self, epochs: int, steps: int, console: Console, *, silent: bool = False) -> None:
+        self._epochs, self._steps, self._console = epochs, steps, console
+        self._silent = silent
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=silent or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=epochs * steps, text="")
+        self._start = time.monotonic()
+        self._done = 0
+        self._score = ""
+
+    def step(self, loss: float) -> None:
+        """A step is done."""
+        self._done += 1
+        epoch = min((self._done - 1) // self._steps + 1, self._epochs)
+        text = f"epoch {epoch}/{self._epochs}  loss {loss:.4g}  {self._score}"
+        self._bar.update(self._task, advance=1, text=text)
+
+    def epoch(self, number: int, loss: float, score: str) -> None:
+        """An epoch is done; its mean loss and its score in words."""
+        self._score = score
+        if self._silent or self._console.is_terminal:
+            return
+        left = (time.monotonic() - self._start) * (self._epochs * self._steps / max(self._done, 1) - 1)
+        line = f"epoch {number}/{self._epochs}  loss {loss:.4g}  {score}  {_clock(left)} left"
+        self._console.print(line, soft_wrap=True, highlight=False)
+
+    def __enter__(self) -> Watch:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

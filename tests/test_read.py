@@ -1,0 +1,405 @@
+"""Every label of a file is found and accounted for; what makes no sense is refused by file, row and field."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms, FixCartesian
+
+from pesloss.data import Structures, read
+from pesloss.losses.properties import PROPERTIES, Property, as_properties
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+ALL = dict(PROPERTIES)
+E_F_S = as_properties(["energy", "forces", "stress"])
+
+
+def shared(name: str) -> Path:
+    if not (SHARED / name).exists():
+        pytest.skip(f"reference data {name} are not here")
+    return SHARED / name
+
+
+def labelled(atoms: Atoms, **results) -> Atoms:
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def written(folder: Path, *frames: Atoms, name: str = "frames.xyz") -> Path:
+    ase.io.write(folder / name, list(frames))
+    return folder / name
+
+
+def text(folder: Path, content: str, name: str = "frames.xyz") -> Path:
+    (folder / name).write_text(content)
+    return folder / name
+
+
+def one(properties, folder: Path, *frames: Atoms, **options) -> Structures:
+    return read(written(folder, *frames), properties, **options)
+
+
+def found(structures: Structures, name: str):
+    return next(entry for entry in structures.report.files[0].properties if entry.property == name)
+
+
+def random_labels(atoms: Atoms) -> dict:
+    rng = np.random.default_rng(0)
+    symmetric = rng.normal(size=(3, 3))
+    symmetric = symmetric + symmetric.T
+    return {
+        "energy": -3.25,
+        "forces": rng.normal(size=(len(atoms), 3)),
+        "stress": symmetric,
+        "dipole": rng.normal(size=3),
+        "charges": rng.normal(size=len(atoms)),
+    }
+
+
+# ---- finding ----
+
+
+@pytest.mark.parametrize("suffix", ["xyz", "extxyz", "traj", "xyz.gz", "json"])
+def test_what_ase_writes_is_read_back(tmp_path, suffix):
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    labels = random_labels(atoms)
+    voigt = labels["stress"][[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    path = written(tmp_path, labelled(atoms, **labels | {"stress": voigt}), name=f"a.{suffix}")
+    (structure,) = read(path, as_properties(labels))
+    for name, label in labels.items():
+        np.testing.assert_allclose(structure.labels[name], label, atol=1e-7)
+        assert structure.labels[name].dtype == np.float64
+    np.testing.assert_allclose(structure.positions, atoms.positions, atol=1e-7)
+    np.testing.assert_allclose(structure.cell, atoms.cell[:], atol=1e-7)
+    assert structure.pbc.all()
+    assert structure.numbers.tolist() == [11, 17]
+
+
+@pytest.mark.parametrize("prefix", ["", "REF_", "ref_", "DFT_", "dft_"])
+def test_labels_are_found_under_their_usual_names(tmp_path, prefix):
+    atoms = bulk("Cu") * (2, 1, 1)
+    labels = random_labels(atoms) | {"virial": np.eye(3), "polarizability": 2 * np.eye(3)}
+    for name, label in labels.items():
+        prop = PROPERTIES[name]
+        where = atoms.arrays if prop.rows == "atom" else atoms.info
+        where[prefix + name] = label.reshape(-1) if prop.shape == (3, 3) and prefix else label
+    structures = one(ALL, tmp_path, atoms)
+    for name, label in labels.items():
+        np.testing.assert_allclose(structures[0].labels[name], label, atol=1e-7)
+        assert found(structures, name).labelled == found(structures, name).total
+
+
+def test_a_key_of_the_users_is_read_wherever_it_stands(tmp_path):
+    atoms = labelled(molecule("H2O"), energy=1.0, free_energy=2.0)
+    atoms.info["strange"] = 3.0
+    atoms.arrays["q"] = np.array([-0.8, 0.4, 0.4])
+    properties = as_properties(["energy", "charges"])
+    for key, value in {"strange": 3.0, "free_energy": 2.0, "energy": 1.0}.items():
+        structures = one(properties, tmp_path, atoms, keys={"energy": key, "charges": "q"})
+        assert structures[0].labels["energy"] == value
+        np.testing.assert_allclose(structures[0].labels["charges"], atoms.arrays["q"])
+
+
+def test_free_energy_and_initial_charges_are_no_labels_but_are_reported(tmp_path):
+    atoms = labelled(molecule("H2O"), free_energy=2.0)
+    atoms.set_initial_charges([-0.8, 0.4, 0.4])
+    structures = one(as_properties(["energy", "charges"]), tmp_path, atoms)
+    assert structures[0].labels == {}
+    assert structures.report.files[0].unused == (
+        "arrays 'initial_charges'",
+        "calculator results 'free_energy'",
+    )
+    assert "energy: 0 / 1 structures, no label found" in str(structures.report)
+
+
+def test_a_property_of_the_users_own_is_looked_up_by_name(tmp_path):
+    atoms = molecule("H2O")
+    atoms.info["gap"] = 5
+    atoms.arrays["born"] = np.arange(27.0).reshape(3, 9)
+    atoms.arrays["spin"] = np.arange(3.0)
+    own = [Property("gap"), Property("born", rows="atom", shape=(3, 3)), Property("spin", rows="atom")]
+    labels = one(as_properties(own), tmp_path, atoms)[0].labels
+    assert labels["gap"] == 5.0
+    np.testing.assert_allclose(labels["born"], np.arange(27.0).reshape(3, 3, 3))
+    np.testing.assert_allclose(labels["spin"], [0, 1, 2])
+
+
+def test_two_labels_that_differ_are_not_guessed_between(tmp_path):
+    atoms = labelled(molecule("H2O"), energy=1.0)
+    atoms.info["REF_energy"] = 1.5
+    with pytest.raises(
+        ValueError, match=r"structure 0: 'energy' stands in .* 'energy' and in info 'REF_energy'"
+    ):
+        one(E_F_S, tmp_path, atoms)
+    assert one(E_F_S, tmp_path, atoms, keys={"energy": "REF_energy"})[0].labels["energy"] == 1.5
+    atoms.info["REF_energy"] = 1.0
+    assert one(E_F_S, tmp_path, atoms)[0].labels["energy"] == 1.0
+
+
+def test_missing_labels_are_absent_and_counted(tmp_path):
+    bare, partial, full = molecule("H2O"), labelled(molecule("CH4"), energy=1.0), molecule("H2")
+    forces = np.ones((2, 3))
+    forces[0] = np.nan
+    structures = one(E_F_S, tmp_path, bare, partial, labelled(full, energy=2.0, forces=forces))
+    assert [sorted(s.labels) for s in structures] == [[], ["energy"], ["energy", "forces"]]
+    assert (found(structures, "energy").labelled, found(structures, "energy").total) == (2, 3)
+    assert (found(structures, "forces").labelled, found(structures, "forces").total) == (1, 10)
+    assert found(structures, "forces").sources == {"calculator results 'forces'": 1}
+
+
+# ---- stress and virial ----
+
+
+def test_stress_and_virial_stand_in_for_each_other(tmp_path):
+    virial = np.array([[1.0, 0.2, 0.3], [0.2, 2.0, 0.4], [0.3, 0.4, 3.0]])
+    atoms = bulk("Cu")
+    atoms.info["virial"] = virial
+    structures = one(E_F_S, tmp_path, atoms)
+    np.testing.assert_allclose(structures[0].labels["stress"], -virial / atoms.get_volume())
+    assert found(structures, "stress").sources == {"info 'virial' (stress = −virial / volume)": 1}
+    atoms = labelled(bulk("Cu"), stress=np.array([1.0, 2, 3, 0.4, 0.3, 0.2]))
+    structures = one(as_properties(["virial"]), tmp_path, atoms)
+    np.testing.assert_allclose(structures[0].labels["virial"], -virial * atoms.get_volume())
+    assert "virial = −volume · stress" in str(structures.report)
+
+
+def test_the_volume_of_a_left_handed_cell_is_positive(tmp_path):
+    atoms = Atoms("Cu", cell=[[0, 3, 0], [3, 0, 0], [0, 0, 3]], pbc=True)
+    atoms.info["virial"] = np.eye(3)
+    np.testing.assert_allclose(one(E_F_S, tmp_path, atoms)[0].labels["stress"], -np.eye(3) / 27)
+
+
+@pytest.mark.parametrize("key", ["virials", "dft_virial", "anything"])
+def test_voigt_order_is_the_one_of_ase(tmp_path, key):
+    atoms = bulk("Cu")
+    atoms.info[key] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    virial = one(as_properties(["virial"]), tmp_path, atoms, keys={"virial": key})[0].labels["virial"]
+    np.testing.assert_allclose(virial, [[1, 6, 5], [6, 2, 4], [5, 4, 3]])
+
+
+def test_a_key_for_the_virial_shuts_out_the_stress(tmp_path):
+    atoms = labelled(bulk("Cu"), stress=np.ones(6))
+    atoms.info["W"] = np.eye(3).reshape(-1)
+    stress = one(E_F_S, tmp_path, atoms, keys={"virial": "W"})[0].labels["stress"]
+    np.testing.assert_allclose(stress, -np.eye(3) / atoms.get_volume())
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("stress", "stress"), ("virial", "stress"), ("stress", "virial")]
+)
+def test_a_stress_needs_a_cell(tmp_path, name, asked):
+    atoms = molecule("H2O")
+    atoms.info[f"REF_{name}"] = np.eye(3).reshape(-1)
+    with pytest.raises(ValueError, match=r"frames.xyz, structure 1: .*REF_.* needs a volume"):
+        one(as_properties([asked]), tmp_path, molecule("H2"), atoms)
+    atoms.info[f"REF_{name}"] = np.full(9, np.nan)
+    assert found(one(as_properties([asked]), tmp_path, atoms), asked).labelled == 0
+
+
+def test_a_molecule_may_have_a_virial(tmp_path):
+    atoms = molecule("H2O")
+    atoms.info["virial"] = np.eye(3)
+    np.testing.assert_allclose(one(as_properties(["virial"]), tmp_path, atoms)[0].labels["virial"], np.eye(3))
+
+
+# ---- weights, groups, constraints ----
+
+
+def test_weights_of_structures_atoms_and_properties(tmp_path):
+    atoms = molecule("H2O")
+    atoms.info |= {"config_weight": 2, "config_forces_weight": 3, "energy_weight": 0.5}
+    atoms.arrays["weight"] = np.array([1.0, 0.0, 2.0])
+    structures = one(E_F_S, tmp_path, atoms, molecule("H2"))
+    weights = structures[0].weights
+    assert {name: w.tolist() for name, w in weights.items()} == {
+        "weight": 2.0,
+        "atom_weight": [1.0, 0.0, 2.0],
+        "energy_weight": 0.5,
+        "forces_weight": [3.0, 3.0, 3.0],
+    }
+    assert structures[1].weights == {}
+    assert "weight: info 'config_weight'" in str(structures.report)
+    assert structures.report.files[0].unused == ()
+
+
+def test_weights_of_single_directions_and_of_a_key(tmp_path):
+    atoms = molecule("H2O")
+    atoms.arrays["mask"] = np.arange(9.0).reshape(3, 3)
+    weights = one(E_F_S, tmp_path, atoms, keys={"atom_weight": "mask"})[0].weights
+    np.testing.assert_allclose(weights["atom_weight"], atoms.arrays["mask"])
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan")])
+def test_weights_are_not_negative(tmp_path, weight):
+    atoms = molecule("H2O")
+    atoms.info["energy_weight"] = weight
+    with pytest.raises(ValueError, match=r"'energy_weight' from info 'energy_weight' must not be negative"):
+        one(E_F_S, tmp_path, atoms)
+
+
+def test_fixed_atoms_and_other_constraints(tmp_path):
+    atoms = molecule("H2O")
+    atoms.set_constraint([FixAtoms([1]), FixCartesian(2, (True, False, False))])
+    path = written(tmp_path, atoms, name="frames.traj")
+    structures = read(path, E_F_S)
+    assert structures[0].fixed.tolist() == [False, True, False]
+    assert structures.report.files[0].ignored == {"constraint FixCartesian": 1}
+
+
+def test_names_of_groups_and_datasets(tmp_path):
+    a, b = molecule("H2O"), molecule("H2")
+    a.info |= {"config_type": 300, "group": "wet"}
+    path = written(tmp_path, a, b)
+    assert [s.config_type for s in read(path, E_F_S)] == ["300", "default"]
+    assert [s.config_type for s in read(path, E_F_S, keys={"config_type": "group"})] == ["wet", "default"]
+    assert {s.dataset for s in read(path, E_F_S)} == {"frames"}
+    assert {s.dataset for s in read({"water": [path]}, E_F_S)} == {"water"}
+
+
+def test_several_files_keep_their_order_and_their_accounts(tmp_path):
+    water, hydrogen = (
+        written(tmp_path, molecule("H2O"), name="a.xyz"),
+        written(tmp_path, molecule("H2"), name="b.xyz"),
+    )
+    structures = read([hydrogen, water], E_F_S)
+    assert [s.num_atoms for s in structures] == [2, 3]
+    assert [s.source for s in structures] == [f"{hydrogen}, structure 0", f"{water}, structure 0"]
+    assert [file["num_atoms"] for file in structures.report.as_dict()["files"]] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("index", "rows"), [(":", [0, 1, 2]), ("1:", [1, 2]), (-1, [2]), ("::2", [0, 2]), ("1", [1])]
+)
+def test_an_index_selects_rows_and_keeps_their_numbers(tmp_path, index, rows):
+    structures = one(E_F_S, tmp_path, molecule("H2"), molecule("H2O"), molecule("CH4"), index=index)
+    assert [s.source.rsplit(" ", 1)[1] for s in structures] == list(map(str, rows))
+    assert [s.num_atoms for s in structures] == [[2, 3, 5][row] for row in rows]
+
+
+# ---- refusals ----
+
+
+def test_errors_about_files(tmp_path):
+    written(tmp_path, molecule("H2"))
+    with pytest.raises(FileNotFoundError, match=r"no file .*frame.xyz; did you mean '.*frames.xyz'"):
+        read(tmp_path / "frame.xyz", E_F_S)
+    with pytest.raises(ValueError, match="is a folder"):
+        read(tmp_path, E_F_S)
+    with pytest.raises(ValueError, match=r"empty\.xyz is empty"):
+        read(text(tmp_path, "", "empty.xyz"), E_F_S)
+    with pytest.raises(ValueError, match="holds no structure"):
+        read(text(tmp_path, "\n", "blank.xyz"), E_F_S)
+    with pytest.raises(ValueError, match="of no format that ASE recognises"):
+        read(text(tmp_path, "hello", "a.unheard"), E_F_S)
+    for index in ("5:", 1, -2):
+        with pytest.raises(ValueError, match=f"Index {index!r} selects none of the 1 structures"):
+            read(tmp_path / "frames.xyz", E_F_S, index=index)
+    with pytest.raises(ValueError, match="index must be a number or a slice"):
+        read(tmp_path / "frames.xyz", E_F_S, index="first")
+
+
+def test_nothing_after_a_blank_line_is_lost(tmp_path):
+    frame = "1\nProperties=species:S:1:pos:R:3\nH 0 0 0\n"
+    with pytest.raises(
+        ValueError, match=r"1 structures into the file: a blank line ends the structures, but more"
+    ):
+        read(text(tmp_path, f"{frame}\n{frame}"), E_F_S)
+    assert len(read(text(tmp_path, f"{frame}\n\n"), E_F_S)) == 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ("2\nProperties=species:S:1:pos:R:3\nH 0 0 0\n", "expected 2"),
+        ("1\nProperties=species:S:1:pos:R:3\nFoo 0 0 0\n", "Foo"),
+        ("1\nProperties=species:S:1:pos:R:3\nX 0 0 0\n", "atom 0 is no chemical element"),
+        (
+            "1\nProperties=species:S:1:pos:R:3\nH 0 nan 0\n",
+            r"structure 1: positions of atom 0 must be finite",
+        ),
+        (
+            "1\nProperties=species:S:1:pos:R:3 energy=low\nH 0 0 0\n",
+            r"structure 1: 'energy' .* needs numbers, got 'low'",
+        ),
+        ("1\nProperties=species:S:1:pos:R:3 energy=inf\nH 0 0 0\n", r"'energy' .* holds an infinite number"),
+        (
+            '1\nProperties=species:S:1:pos:R:3 energy="1 2"\nH 0 0 0\n',
+            r"'energy' .* has shape \(2,\), expected \(\)",
+        ),
+        (
+            "1\nProperties=species:S:1:pos:R:3:forces:R:2\nH 0 0 0 1 1\n",
+            r"'forces' from calculator results 'forces' has shape \(1, 2\), expected \(1, 3\)",
+        ),
+        ('1\nProperties=species:S:1:pos:R:3 pbc="T F F"\nH 0 0 0\n', "span no such space"),
+        ("0\nProperties=species:S:1:pos:R:3\n", "structure 1: it has no atoms"),
+    ],
+)
+def test_errors_about_a_structure(tmp_path, frame, message):
+    good = "1\nProperties=species:S:1:pos:R:3\nH 0 0 0\n"
+    path = text(tmp_path, good + frame)
+    with pytest.raises(ValueError, match=message) as error:
+        read(path, E_F_S)
+    assert str(path) in str(error.value)
+
+
+def test_errors_about_keys(tmp_path):
+    atoms = labelled(molecule("H2O"), energy=1.0)
+    atoms.info["REF_enrgy"] = 1.0
+    with pytest.raises(
+        KeyError, match=r"'energy' is to be read from 'REF_energy', .* did you mean 'REF_enrgy'"
+    ):
+        one(E_F_S, tmp_path, atoms, keys={"energy": "REF_energy"})
+    with pytest.raises(KeyError, match=r"Unknown property in keys 'enrgy'; did you mean 'energy'"):
+        one(E_F_S, tmp_path, atoms, keys={"enrgy": "energy"})
+    with pytest.raises(KeyError, match="config_type"):
+        one(E_F_S, tmp_path, atoms, keys={"config_type": "group"})
+
+
+def test_a_broken_archive_is_named(tmp_path):
+    path = tmp_path / "a.xyz.gz"
+    path.write_bytes(gzip.compress(b"1\nProperties=species:S:1:pos:R:3\nH 0 0 0\n")[:-12])
+    with pytest.raises(ValueError, match=r"a\.xyz\.gz"):
+        read(path, E_F_S)
+
+
+# ---- real data ----
+
+
+def test_acetylacetone_and_its_isolated_atoms():
+    structures = read([shared("acac/train_300K.xyz"), shared("acac/isolated_atoms.xyz")], E_F_S)
+    assert len(structures) == 503
+    counts = [{f.property: f.labelled for f in file.properties} for file in structures.report.files]
+    assert counts == [{"energy": 500, "forces": 7500, "stress": 0}, {"energy": 3, "forces": 0, "stress": 0}]
+
+
+def test_silicon_has_missing_stress():
+    structures = read(shared("mlearn/Si_train.xyz.gz"), E_F_S, keys={"config_type": "group"})
+    assert found(structures, "stress").labelled == 202
+    assert {s.config_type for s in structures if "stress" not in s.labels} == {"Surface"}
+
+
+def test_carbon_virial_and_stress_say_the_same():
+    path = shared("carbon_gap17/carbon_subset.xyz.gz")
+    own = read(path, E_F_S)
+    from_virial = read(path, E_F_S, keys={"virial": "virial"})
+    for a, b in zip(own, from_virial, strict=True):
+        np.testing.assert_allclose(a.labels["stress"], b.labels["stress"], atol=1e-6)
+
+
+def test_ethanol_without_forces():
+    structures = read(shared("ethanol_pbe/test_H_removal.xyz"), E_F_S)
+    assert (found(structures, "energy").labelled, found(structures, "forces").labelled) == (60, 0)
+
+
+def test_spice_has_charges_on_one_of_two_molecules():
+    properties = as_properties(["charges", "dipole"])
+    structures = read(shared("spice_n2/spice_n2.xyz.gz"), properties, keys={"charges": "mbis_charges"})
+    assert (found(structures, "charges").labelled, found(structures, "charges").total) == (1350, 1375)
+    assert found(structures, "dipole").labelled == 55
