@@ -42,15 +42,20 @@ def parity_plots(
     return paths
 
 
-def learning_curves(folder: Path) -> Path:
-    """Loss and values of its terms by step, errors on the validation structures by epoch.
+def learning_curves(folder: Path) -> Path | None:
+    """Values of the terms by step, errors on the validation structures by epoch.
 
     Args:
         folder: where ``steps.csv`` and ``epochs.csv`` lie and ``learning_curves.png`` goes.
+
+    Returns:
+        The plot, ``None`` if no tables were kept.
     """
     steps, epochs = _table(folder / "steps.csv"), _table(folder / "epochs.csv")
-    terms = [name for name in (steps[0] if steps else {}) if name.startswith("value/")]
-    errors = [name for name in (epochs[0] if epochs else {}) if name.startswith("val/") and "/mae" in name]
+    if not steps or not epochs:
+        return None
+    terms = [name for name in steps[0] if name.startswith("value/")]
+    errors = [name for name in epochs[0] if name.startswith("val/") and "/mae" in name]
     figure = Figure(figsize=(5 * (1 + len(errors)), 3.6), layout="constrained")
     axes = figure.subplots(1, 1 + len(errors), squeeze=False)[0]
     for name in terms:

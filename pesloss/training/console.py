@@ -6,7 +6,11 @@ import time
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pesloss.losses import TotalLoss
 
 
 class Watch:
@@ -60,6 +64,18 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+def terms_table(loss: TotalLoss) -> Table:
+    """What is minimised: each term with its first weight and its parts."""
+    table = Table(title=f"{type(loss).__name__}, {loss.weighting}", title_justify="left")
+    for column in ("term", "weight", "unit", "residual", "penalty", "mask", "reduction"):
+        table.add_column(column)
+    for (name, term), weight in zip(loss.by_name.items(), loss.weighting.prior.tolist(), strict=True):
+        unit = ", ".join(prop.unit for prop in term.required.values())
+        parts = [str(part) for part in term.children()]
+        table.add_row(*map(escape, (name, f"{weight:g}", unit, *parts)))
+    return table
 
 
 def _clock(seconds: float) -> str:

@@ -18,6 +18,7 @@ from pesloss.data import LoadedData, Packed
 from pesloss.losses import TotalLoss
 from pesloss.models import Potential
 from pesloss.names import unknown
+from pesloss.training.console import terms_table
 from pesloss.training.loggers import Loggers
 from pesloss.training.trainer import Fit, Trainer
 
@@ -57,7 +58,7 @@ def prepare(config: Config, folder: Path, console: Console) -> Fit:
         loss=loss,
         data=_on_device(data, fabric),
         optimizer=optimizer,
-        scheduler=build(config["scheduler"], optimizer) if config["scheduler"] else None,
+        scheduler=build(config["scheduler"], optimizer) if config.get("scheduler") else None,
         loggers=Loggers(_loggers(config, fabric)),
         folder=folder,
         about={"config": dict(config), "references": data.references.as_dict(), "versions": _versions()},
@@ -104,7 +105,7 @@ def _heads(loss: TotalLoss) -> list[str]:
 
 
 def _loggers(config: Config, fabric: Fabric) -> list[Any]:
-    return list(build(config["logger"]).values()) if fabric.is_global_zero and config["logger"] else []
+    return list(build(config["logger"]).values()) if fabric.is_global_zero and config.get("logger") else []
 
 
 def _on_device(data: LoadedData, fabric: Fabric) -> LoadedData:
@@ -131,7 +132,7 @@ def _introduce(
     parts = {"training": data.train, "validation": data.val, "test": data.test}
     sizes = ", ".join(f"{len(part)} {name}" for name, part in parts.items() if part is not None)
     parameters = sum(parameter.numel() for parameter in potential.parameters())
-    console.print(data.report, highlight=False)
-    console.print(f"reference energies: {data.references.note}", highlight=False)
+    console.print(str(data.report), highlight=False, soft_wrap=True)
+    console.print(f"reference energies: {data.references.note}", highlight=False, soft_wrap=True)
     console.print(f"{sizes} structures; {parameters} parameters on {fabric.device}", highlight=False)
-    console.print(loss, highlight=False)
+    console.print(terms_table(loss))

@@ -199,7 +199,7 @@ class Fit:
         outputs = []
         for i, batch in enumerate(parts):
             with self.fabric.no_backward_sync(self.model, enabled=i < len(parts) - 1):
-                predictions = self.model(batch, self.loss.required)
+                predictions = self.model(batch, list(self.loss.required))
                 outputs.append(self.loss.evaluate(predictions, batch, step))
                 self._check(outputs[-1].total, predictions, batch)
                 self.fabric.backward(outputs[-1].total)
@@ -213,12 +213,13 @@ class Fit:
         """Predictions of all batches of a step, where its loss needs them before the first gradient."""
         if self.loss.linear:
             return None
-        return (self.potential(batch, self.loss.required, training=False) for batch in parts)
+        return (self.potential(batch, list(self.loss.required), training=False) for batch in parts)
 
     def _check(self, total: Tensor, predictions: Predictions, batch: Batch) -> None:
-        if not isfinite(float(total)):
+        value = float(total.detach())
+        if not isfinite(value):
             raise NonFiniteError(
-                f"Step {self.step + 1}: the loss is {float(total)}. "
+                f"Step {self.step + 1}: the loss is {value}. "
                 f"{explain_nonfinite(self.loss, predictions, batch)}. {self._sources(batch)}"
             )
 
@@ -229,15 +230,14 @@ class Fit:
 
     def _clip(self) -> float:
         """Norm of the model's gradient, which is then cut to ``clip_norm``."""
-        limit = float("inf") if self.trainer.clip_norm is None else self.trainer.clip_norm
-        norm = float(torch.nn.utils.clip_grad_norm_(self.potential.parameters(), limit))
+        named = {name: p for name, p in self.potential.named_parameters() if p.grad is not None}
+        total = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
+        norm = float(total)
         if not isfinite(norm):
-            bad = [
-                name
-                for name, parameter in self.potential.named_parameters()
-                if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
-            ]
+            bad = [name for name, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
             raise NonFiniteError(f"Step {self.step + 1}: gradients are not finite, of {', '.join(bad)}.")
+        if self.trainer.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(named.values(), self.trainer.clip_norm, total)
         return norm
 
     def _rates(self) -> dict[str, float]:
@@ -281,7 +281,7 @@ class Fit:
             world_size=self.fabric.world_size,
         ):
             batch = part.batch(indices)
-            yield batch, self.potential(batch, self.loss.required)
+            yield batch, self.potential(batch, list(self.loss.required))
 
     def _save(self, name: str, epoch: int) -> None:
         if self.fabric.is_global_zero:

@@ -1,0 +1,167 @@
+"""Energy, forces and stress of one potential energy surface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pesloss.losses.batch import Batch, Predictions, num_structures
+from pesloss.models.geometry import deform, volume
+from pesloss.names import unknown
+
+Variables: TypeAlias = dict[str, Tensor]
+
+DERIVATIVES = ("forces", "stress", "virial")
+"""What the energy's derivatives give."""
+
+
+class Network(nn.Module, ABC):
+    """A map from atoms to the properties of their structures, differentiable in positions and cell.
+
+    ``properties`` names what ``forward`` can compute, ``cutoff`` is the reach of its edges in Å. It reads
+    `positions`, `numbers`, `cell`, `ptr`, `batch`, `edge_index` and `edge_shift` of a batch and nothing else.
+    """
+
+    properties: tuple[str, ...]
+    cutoff: float
+
+    @abstractmethod
+    def forward(self, batch: Batch, properties: Collection[str] | None = None) -> dict[str, Tensor]:
+        """The properties asked for, all of them by default."""
+
+    def set_scale(self, energy_scale: float) -> None:  # noqa: B027
+        """Told once, before training, the unit of atomic energies in the data, in eV; may be ignored."""
+
+
+class Potential(nn.Module):
+    """Forces and stress are derivatives of one energy, so they are conservative.
+
+    ``forces = −∂E/∂R``, ``stress = (1/V) ∂E/∂ε``, ``virial = −∂E/∂ε`` with a symmetric strain ε.
+    All derivatives asked for come from one call of autograd; if none is asked for, there is no call.
+    A structure without a volume has zero stress; its virial is finite.
+    ``torch.compile(potential, dynamic=True, fullgraph=True)`` compiles all of it, and losses of the compiled
+    forces have gradients by the parameters.
+
+    Args:
+        network: predicts at least the energy of each structure in eV.
+
+    Raises:
+        TypeError: if the network does not name an energy among its properties.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.network_properties: tuple[str, ...] = tuple(getattr(network, "properties", ()))
+        if "energy" not in self.network_properties:
+            raise TypeError(
+                "Potential needs a network with 'energy' among its `properties`, such as PaiNN; "
+                f"{type(network).__name__} has {list(self.network_properties)}."
+            )
+
+    @property
+    def properties(self) -> tuple[str, ...]:
+        """Names of everything that can be asked for."""
+        return self.network_properties + DERIVATIVES
+
+    def forward(
+        self, batch: Batch, properties: Collection[str], *, training: bool | None = None
+    ) -> Predictions:
+        """Predict exactly these properties.
+
+        Args:
+            batch: structures, in the dtype of the network.
+            properties: names of what to predict.
+            training: whether losses of the predictions can be differentiated, or predictions are detached;
+                by default they can in training mode, unless gradients are switched off outside.
+
+        Raises:
+            ValueError: if a property is not among those that can be predicted.
+            RuntimeError: if a derivative is asked for in inference mode.
+        """
+        self._check(properties)
+        if training is None:
+            training = self.training and torch.is_grad_enabled()
+        derivatives = [name for name in DERIVATIVES if name in properties]
+        with torch.set_grad_enabled(training or bool(derivatives)):
+            predictions = self._predict(batch, properties, derivatives, training)
+        return predictions if training else {name: value.detach() for name, value in predictions.items()}
+
+    def _check(self, properties: Collection[str]) -> None:
+        for name in properties:
+            if name not in self.properties:
+                raise ValueError(unknown("property", name, self.properties))
+
+    def _predict(
+        self, batch: Batch, properties: Collection[str], derivatives: Collection[str], create_graph: bool
+    ) -> dict[str, Tensor]:
+        if not derivatives:
+            return dict(self.network(batch, properties))
+        wanted = [name for name in self.network_properties if name in properties or name == "energy"]
+        energy = partial(self._energy, batch, wanted)
+        gradients, outputs = _gradient(energy, _variables(batch, derivatives), create_graph)
+        found = {**outputs, **_derivatives(gradients, batch["cell"])}
+        return {name: found[name] for name in properties}
+
+    def _energy(
+        self, batch: Batch, wanted: Collection[str], variables: Variables
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Energy of all structures together, and what else the network says of them."""
+        outputs = self.network(_moved(batch, variables), wanted)
+        return outputs["energy"].sum(), outputs
+
+
+def _variables(batch: Batch, derivatives: Collection[str]) -> Variables:
+    """What the energy is to be differentiated by: positions for forces, a strain for stress and virial."""
+    variables: Variables = {}
+    if "forces" in derivatives:
+        variables["positions"] = batch["positions"]
+    if "stress" in derivatives or "virial" in derivatives:
+        variables["strain"] = batch["cell"].new_zeros(num_structures(batch), 3, 3)
+    return variables
+
+
+def _moved(batch: Batch, variables: Variables) -> Batch:
+    batch = {**batch, "positions": variables.get("positions", batch["positions"])}
+    return deform(batch, variables["strain"]) if "strain" in variables else batch
+
+
+def _gradient(
+    function: Callable[[Variables], tuple[Tensor, dict[str, Tensor]]],
+    variables: Variables,
+    create_graph: bool,
+) -> tuple[Variables, dict[str, Tensor]]:
+    """Gradient of a function by its variables, and what else the function returns."""
+    if torch.compiler.is_compiling():
+        # a compiled graph can be differentiated only once: forces have to be a function inside its forward
+        return torch.func.grad(function, has_aux=True)(variables)
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "Forces and stress are gradients, which torch.inference_mode() forbids: use torch.no_grad()."
+        )
+    # a caller's own leaf stays one, so that the caller can differentiate once more
+    leaves = {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in variables.items()}
+    value, outputs = function(leaves)
+    gradients = torch.autograd.grad(
+        value, list(leaves.values()), create_graph=create_graph, materialize_grads=True
+    )
+    return dict(zip(leaves, gradients, strict=True)), outputs
+
+
+def _derivatives(gradients: Variables, cell: Float[Tensor, "structures 3 3"]) -> dict[str, Tensor]:
+    """Forces, virial and stress from the gradient of the energy."""
+    found: dict[str, Tensor] = {}
+    if "positions" in gradients:
+        found["forces"] = -gradients["positions"]
+    if "strain" in gradients:
+        size = volume(cell.detach()).view(-1, 1, 1)
+        found["virial"] = -gradients["strain"]
+        # the inner `where` keeps 0/0 out of the gradient as well
+        found["stress"] = torch.where(size > 0, gradients["strain"] / torch.where(size > 0, size, 1.0), 0.0)
+    return found
