@@ -43,7 +43,7 @@ def make(
         batch[f"x::{prop.name}"] = normal(rows, *prop.shape)
         if missing and rows:
             batch[prop.name][torch.rand(rows, generator=generator) < 0.3] = MISSING
-            batch[prop.name].view(-1)[::7] = MISSING  # single components as well
+            batch[prop.name].view(-1)[::17] = MISSING  # single components as well
         if weights:
             batch[f"{prop.name}_weight"] = torch.rand(rows, generator=generator, dtype=torch.float64) + 0.5
             batch[f"{prop.name}_weight"][1::5] = 0

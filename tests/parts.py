@@ -73,7 +73,7 @@ TERMS: dict[str, Callable[[], Term]] = {
     "user per atom": partial(PropertyTerm, USER, residual="per_atom"),
     "stress voigt": partial(PropertyTerm, "stress", residual="voigt", components=[1, 1, 1, 0.5, 0, 2]),
     "free atoms": partial(PropertyTerm, "forces", mask="free_atoms", components=[1.0, 0.5, 2.0]),
-    "weight inside": partial(PropertyTerm, "forces", penalty=Huber(0.3), weight_inside=True),
+    "weight inside": lambda: PropertyTerm("forces", penalty=Huber(0.3), weight_inside=True),
 }
 TABLES: dict[type, dict[str, Callable[[], Any]]] = {
     Penalty: PENALTIES,

@@ -8,7 +8,7 @@ from pesloss.losses.penalties import PENALTIES, Absolute, Huber, L2Norm, Penalty
 from pesloss.losses.properties import PROPERTIES, Property
 from pesloss.losses.reductions import REDUCTIONS, Mean, PerStructure, Reduction, RootMean, Sum
 from pesloss.losses.residuals import RESIDUALS, Difference, PerAtom, Residual, Voigt
-from pesloss.losses.terms.base import Tally, Term
+from pesloss.losses.terms.base import Counts, Term
 from pesloss.losses.terms.property import PropertyTerm
 from pesloss.losses.total import LossOutput, Step, TotalLoss
 
@@ -20,6 +20,7 @@ __all__ = [
     "RESIDUALS",
     "Absolute",
     "Batch",
+    "Counts",
     "Difference",
     "FreeAtoms",
     "Huber",
@@ -41,7 +42,6 @@ __all__ = [
     "Squared",
     "Step",
     "Sum",
-    "Tally",
     "Term",
     "TotalLoss",
     "UncertaintyLoss",

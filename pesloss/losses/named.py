@@ -146,6 +146,9 @@ def _flat(
             f"The flat lists need one entry a term, got lengths {listed}; name a property again for each."
         )
     repeated = Counter(properties)
+    for function, times in Counter(functions).items():
+        if times > 1:
+            raise ValueError(f"loss_function_name '{function}' is there twice; add up the weights instead.")
     return {
         (prop if repeated[prop] == 1 else function): _flat_term(prop, function, weight, delta)
         for prop, function, weight, delta in zip(properties, functions, weights, deltas, strict=True)
@@ -157,6 +160,10 @@ def _flat_term(prop: str, function: str, weight: float, delta: float | None) -> 
     if name not in FLAT_PENALTIES:
         raise ValueError(f"loss_function_name '{function}': {unknown('penalty', name, FLAT_PENALTIES)}")
     per_atom, voigt = rest.endswith("_per_atom"), rest.startswith("voigt_")
+    if per_atom and voigt:
+        raise ValueError(
+            f"loss_function_name '{function}' is both voigt and per atom, two residuals; choose one of them."
+        )
     target = rest.removeprefix("voigt_").removesuffix("_per_atom")
     if target != prop:
         raise ValueError(

@@ -8,8 +8,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions, flat_rows, structure_of_atom
-from pesloss.losses.properties import Property
+from pesloss.losses.batch import Batch, Predictions, flat_rows, num_structures, structure_of_atom
 from pesloss.losses.terms.base import Term
 from pesloss.losses.total import TotalLoss
 
@@ -25,13 +24,15 @@ def explain_nonfinite(loss: TotalLoss, predictions: Predictions, batch: Batch) -
         predictions: what the model said.
         batch: the structures; their ``index`` names them, else their place in the batch.
     """
-    found = [
-        line for name, term in loss.by_name.items() for line in _culprits(name, term, predictions, batch)
-    ]
     values = {name: float(value) for name, value in _values(loss, predictions, batch).items()}
-    found += [
-        f"loss: value of term '{name}' is {value}" for name, value in values.items() if not isfinite(value)
+    guilty = [name for name, value in values.items() if not isfinite(value)]
+    found = [
+        f"term '{name}': {what} is not finite in structures {_structures(bad, batch)}"
+        for name in guilty
+        for what, bad in _suspects(loss.by_name[name], loss.structure_weight, predictions, batch)
+        if bool(bad.any())
     ]
+    found += [f"loss: value of term '{name}' is {values[name]}" for name in guilty]
     return "; ".join(found) or "every label, prediction and value is finite: look at the weights of the terms"
 
 
@@ -44,24 +45,25 @@ def _values(loss: TotalLoss, predictions: Predictions, batch: Batch) -> dict[str
         loss.train(training)
 
 
-def _culprits(name: str, term: Term, predictions: Predictions, batch: Batch) -> Iterator[str]:
+def _suspects(
+    term: Term, structure_weight: str, predictions: Predictions, batch: Batch
+) -> Iterator[tuple[str, Tensor]]:
+    """What could have made the value of a term not finite, and where it is not finite itself."""
     for prop in term.required.values():
         prediction = predictions[prop.name]
         label = batch.get(prop.name, torch.full_like(prediction, float("nan")))
-        counted = ~label.isnan()
-        yield from _rows(name, "label", prop, label.isinf(), batch)
-        yield from _rows(name, "prediction", prop, counted & ~prediction.isfinite(), batch)
-        weight = batch.get(f"{prop.name}_weight", label.new_ones(()))
-        yield from _rows(name, "weight", prop, ~weight.isfinite(), batch)
+        yield f"label of '{prop.name}'", label.isinf()
+        yield f"prediction of '{prop.name}'", ~label.isnan() & ~prediction.isfinite()
+        for key in (structure_weight, f"{prop.name}_weight", *["atom_weight"] * (prop.rows == "atom")):
+            if key in batch:
+                yield f"weight '{key}'", ~batch[key].isfinite()
 
 
-def _rows(name: str, what: str, prop: Property, bad: Tensor, batch: Batch) -> Iterator[str]:
-    rows = flat_rows(bad).any(1).nonzero().flatten() if bad.dim() else bad.nonzero().flatten()
-    if not rows.numel():
-        return
-    structures = structure_of_atom(batch, bad.shape[0])[rows] if prop.rows == "atom" else rows
-    structures = batch["index"][structures] if "index" in batch else structures
-    names = structures.unique().tolist()
+def _structures(bad: Tensor, batch: Batch) -> str:
+    """Names of the structures that rows belong to, the first five of them."""
+    rows = flat_rows(bad).any(1).nonzero().flatten()
+    of_atoms = bad.shape[0] != num_structures(batch)
+    structures = structure_of_atom(batch, bad.shape[0])[rows] if of_atoms else rows
+    names = (batch["index"][structures] if "index" in batch else structures).unique().tolist()
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    listed = ", ".join(map(str, names[:5]))
-    yield f"term '{name}': {what} of '{prop.name}' is not finite in structures {listed}{more}"
+    return ", ".join(map(str, names[:5])) + more

@@ -16,10 +16,12 @@ from pesloss.losses.batch import flat_rows
 class Penalty(nn.Module, ABC):
     """Cost of a residual: even, zero at zero with zero gradient there, growing with the residual.
 
-    ``per_row`` penalties see an entry (a force, a stress) as a whole and give one cost a row.
+    ``per_row`` penalties see an entry (a force, a stress) as a whole and give one cost a row;
+    ``shaped_by_label`` ones look at the label and get 0 where it is missing.
     """
 
     per_row: ClassVar[bool] = False
+    shaped_by_label: ClassVar[bool] = False
 
     @abstractmethod
     def forward(
@@ -29,7 +31,7 @@ class Penalty(nn.Module, ABC):
 
         Args:
             residual: prediction against label, in the residual's unit.
-            label: the label, for penalties whose shape depends on it; 0 where there is none.
+            label: the label, for penalties whose shape depends on it.
         """
 
 
@@ -37,7 +39,7 @@ class Squared(Penalty):
     r"""Squared error :math:`r^2`, the negative log-likelihood of Gaussian noise up to constants."""
 
     def forward(self, residual: Tensor, label: Tensor) -> Tensor:
-        return residual.square()
+        return residual * residual
 
 
 class Absolute(Penalty):
@@ -89,10 +91,9 @@ class Huber(Penalty):
                 "Huber has no delta yet: give it Huber(delta=...), or huber_delta to the whole loss."
             )
         delta = self.delta.to(residual.dtype)
-        size = residual.abs()
-        # one expression for both branches: equal to r²/2 inside, since there the smaller is |r| itself
-        near = torch.minimum(size, delta)
-        cost = near * (size - 0.5 * near)
+        # one expression for both branches: r²/2 inside, where clamping changes nothing
+        near = residual.clamp(-delta, delta)
+        cost = near * torch.sub(residual, near, alpha=0.5)
         return cost / delta if self.scale else cost
 
     def extra_repr(self) -> str:

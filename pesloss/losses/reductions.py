@@ -27,7 +27,7 @@ class Entries:
     """
 
     included: Bool[Tensor, "rows *cost"]
-    weights: Float[Tensor, "rows *weight"] | None
+    weights: Float[Tensor, "#rows *weight"] | None
     rows: Rows
     batch: Batch
 
@@ -90,14 +90,14 @@ class Pooled(Reduction, ABC):
 
     def count(self, entries: Entries) -> Tensor:
         if self.denominator == "weights" and entries.weights is not None:
-            return torch.where(entries.included, entries.weights, 0).sum().reshape(1)
+            return torch.where(entries.included, entries.weights, 0).sum(dtype=torch.float64).reshape(1)
         counted = entries.included
         if self.denominator == "entries":
             counted = torch.ones_like(counted)
-        return counted.sum().reshape(1)
+        return counted.count_nonzero().reshape(1)
 
     def extra_repr(self) -> str:
-        return f"denominator={self.denominator}"
+        return "" if self.denominator == "labels" else f"denominator={self.denominator}"
 
 
 class Mean(Pooled):
@@ -144,7 +144,7 @@ class PerStructure(Reduction):
         return (entries.by_structure(costs) / torch.where(labels > 0, labels, 1)).sum().reshape(1)
 
     def count(self, entries: Entries) -> Tensor:
-        return (entries.by_structure(entries.included.long()) > 0).sum().reshape(1)
+        return (entries.by_structure(entries.included.long()) > 0).count_nonzero().reshape(1)
 
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
         return _mean(sums, counts)

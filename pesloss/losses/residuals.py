@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import sqrt
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +18,13 @@ Shape = tuple[int, ...]
 
 
 class Residual(nn.Module, ABC):
-    """Distance of a prediction from its label, one number a component."""
+    """Distance of a prediction from its label, one number a component.
+
+    ``scaled_by_label`` residuals have labels in their gradient and get 0 where one is missing; the others
+    may give NaN there, which is replaced before anything depends on it.
+    """
+
+    scaled_by_label: ClassVar[bool] = False
 
     def entry_shape(self, prop: Property) -> Shape:
         """Shape of one row of the residual of a property.
@@ -36,13 +42,13 @@ class Residual(nn.Module, ABC):
 
         Args:
             prediction: what the model says.
-            label: what the reference says, the same shape; entries without a label hold 0.
+            label: what the reference says, the same shape; NaN (or 0, see above) where there is no label.
             batch: the structures they belong to.
         """
 
     def labelled(self, label: Float[Tensor, "rows *entry"]) -> Bool[Tensor, "rows *residual"]:
         """Which entries of the residual have a label, where NaN stands for a missing one."""
-        return ~label.isnan()
+        return label == label  # noqa: PLR0124, half the cost of ~isnan
 
 
 class Difference(Residual):
@@ -112,7 +118,7 @@ class Voigt(Residual):
         return torch.cat([diagonal, self._FACTORS[self.shear] * _shear(symmetric)], dim=-1)
 
     def labelled(self, label: Tensor) -> Tensor:
-        known = ~(label + label.mT).isnan()
+        known = ~(label.isnan() | label.mT.isnan())
         return torch.cat([known.diagonal(dim1=-2, dim2=-1), _shear(known)], dim=-1)
 
 

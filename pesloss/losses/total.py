@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from pesloss.losses.distributed import ranks, sum_over_ranks
 from pesloss.losses.groups import GroupWeights
 from pesloss.losses.penalties import Huber
 from pesloss.losses.properties import Property
-from pesloss.losses.terms.base import Tally, Term, check_weight
+from pesloss.losses.terms.base import Counts, Term, check_weight
 from pesloss.losses.terms.property import PropertyTerm
 from pesloss.names import part, unknown
 from pesloss.weighting import WEIGHTINGS, Weighting
@@ -174,21 +174,31 @@ class TotalLoss(nn.Module):
         batches = [self._weigh(batch) for batch in batches]
         if not batches:
             raise ValueError("An optimizer step needs at least one batch; it may be one without structures.")
+        if predictions is None and not self.linear:
+            names = [name for name, term in self.by_name.items() if not term.linear]
+            raise ValueError(
+                f"Terms {names} are not linear in the batch (a root of a mean): an accumulated step needs "
+                "step(batches, predictions). Without accumulation no step is needed."
+            )
+        counts, labels = map(_sum, zip(*map(self._counts, batches), strict=True))
         if predictions is None:
-            tallies = [self._count(batch) for batch in batches]
-        else:
-            tallies = [self._tally(p, batch) for p, batch in zip(predictions, batches, strict=True)]
-        summed = Tally(*(torch.stack(parts).sum(0) for parts in zip(*tallies, strict=True)))
-        sums, counts, labels = self._over_ranks(summed)
-        return Step(counts, labels, len(batches), None if predictions is None else sums)
+            counts, labels = self._over_ranks(counts, labels)
+            return Step(counts, labels, len(batches))
+        sums = _sum([self._sums(made, batch) for made, batch in zip(predictions, batches, strict=True)])
+        counts, labels, sums = self._over_ranks(counts, labels, sums)
+        return Step(counts, labels, len(batches), sums)
 
     def _parts(
         self, predictions: Predictions, batch: Batch, step: Step | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        tally = self._over_ranks(self._tally(predictions, self._weigh(batch)))
+        batch = self._weigh(batch)
+        sums = self._sums(predictions, batch)
         if step is None:
-            step = Step(tally.counts, tally.labels, 1, tally.sums)
-        values = self._values(tally.sums, step)
+            counts, labels, sums = self._over_ranks(*self._counts(batch), sums)
+            step = Step(counts, labels, 1, sums)
+        else:
+            (sums,) = self._over_ranks(sums)
+        values = self._values(sums, step)
         weights, regulariser = self.weighting(values, step.labels)
         scale = self.weight.to(values.dtype)
         weights, regulariser = scale * weights, scale * regulariser / step.batches
@@ -206,26 +216,20 @@ class TotalLoss(nn.Module):
         rest = {key: batch[key] for key in batch.keys() if key != "weight"}  # noqa: SIM118, hosts' batches
         return {**rest, "weight": reduce(torch.mul, factors)} if factors else rest
 
-    def _tally(self, predictions: Predictions, batch: Batch) -> Tally:
-        return Tally(*_join(term(predictions, batch) for term in self.by_name.values()))
+    def _sums(self, predictions: Predictions, batch: Batch) -> Tensor:
+        return torch.cat([term(predictions, batch) for term in self.by_name.values()])
 
-    def _count(self, batch: Batch) -> Tally:
-        if not self.linear:
-            names = [name for name, term in self.by_name.items() if not term.linear]
-            raise ValueError(
-                f"Terms {names} are not linear in the batch (a root of a mean): an accumulated step needs "
-                "step(batches, predictions). Without accumulation no step is needed."
-            )
-        counts, labels = _join(term.count(batch) for term in self.by_name.values())
-        return Tally(torch.zeros_like(counts, dtype=torch.float64), counts, labels)
+    def _counts(self, batch: Batch) -> Counts:
+        counts, labels = zip(*(term.count(batch) for term in self.by_name.values()), strict=True)
+        return Counts(torch.cat(counts), torch.stack(labels))
 
-    def _over_ranks(self, tally: Tally) -> Tally:
+    def _over_ranks(self, *parts: Tensor) -> list[Tensor]:
         if not self.training or ranks(self.process_group) == 1:
-            return tally
+            return list(parts)
         # one reduction for everything, in float64, which holds every count exactly
-        parts = torch.cat([part.double() for part in tally])
-        summed = sum_over_ranks(parts, self.process_group).split([part.shape[0] for part in tally])
-        return Tally(summed[0].to(tally.sums.dtype), *summed[1:])
+        together = sum_over_ranks(torch.cat([part.double() for part in parts]), self.process_group)
+        split = together.split([part.shape[0] for part in parts])
+        return [summed.to(part.dtype) for summed, part in zip(split, parts, strict=True)]
 
     def _values(self, sums: Tensor, step: Step) -> Tensor:
         """Values of the terms; of a batch in an accumulated step, shares that add up to those of the step."""
@@ -234,8 +238,9 @@ class TotalLoss(nn.Module):
         terms = list(self.by_name.values())
         channels = [term.channels for term in terms]
         shares, counts = sums.split(channels), step.counts.to(sums.dtype).split(channels)
-        alone = step.sums is None or step.sums is sums
-        whole = shares if alone else step.sums.to(sums.dtype).split(channels)
+        whole = shares
+        if step.sums is not None and step.sums is not sums:
+            whole = step.sums.to(sums.dtype).split(channels)
         return torch.stack(
             [
                 _share(term, term_sums, term_counts, term_whole, step.batches)
@@ -252,9 +257,8 @@ def _share(term: Term, sums: Tensor, counts: Tensor, whole: Tensor, batches: int
     return term.value(whole, counts) / batches + rise
 
 
-def _join(parts: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Parts of all terms, one after another."""
-    return [torch.cat([part.reshape(-1) for part in column]) for column in zip(*parts, strict=True)]
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum(0)
 
 
 def _as_term(name: str, term: Term | Mapping[str, Any]) -> Term:
@@ -289,12 +293,21 @@ def _set_huber_delta(
     for name, penalties in left_open.items():
         value = deltas.get(name)
         if value is not None:
-            for penalty in penalties:
-                penalty.set_delta(value)
+            _close(name, penalties, value)
         elif name in active:
             raise ValueError(
                 f"Term '{name}' has a Huber penalty without a delta; give huber_delta to the loss."
             )
+
+
+def _close(name: str, penalties: Iterable[Huber], delta: float) -> None:
+    for penalty in penalties:
+        if not penalty.open and float(penalty.delta) != delta:
+            raise ValueError(
+                f"Terms share a Huber penalty that has delta {float(penalty.delta)} already, but '{name}' "
+                f"asks for {delta}; give each term its own."
+            )
+        penalty.set_delta(delta)
 
 
 def _open_hubers(term: Term) -> list[Huber]:

@@ -35,7 +35,7 @@ class Network(nn.Module, ABC):
     def forward(self, batch: Batch, properties: Collection[str] | None = None) -> dict[str, Tensor]:
         """The properties asked for, all of them by default."""
 
-    def set_scale(self, energy_scale: float) -> None:  # noqa: B027
+    def set_scale(self, energy_scale: float) -> None:
         """Told once, before training, the unit of atomic energies in the data, in eV; may be ignored."""
 
 

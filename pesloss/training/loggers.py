@@ -14,17 +14,17 @@ from typing import IO, Any
 class Logger(ABC):
     """Keeps the numbers of one run; a context manager, so that it is closed after an error too."""
 
-    def start(self, folder: Path, config: Mapping[str, Any]) -> None:  # noqa: B027
+    def start(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Told once where the run writes and what it was configured with."""
 
     @abstractmethod
     def log(self, kind: str, row: Mapping[str, float]) -> None:
         """Keep a row of numbers; rows of one kind (``steps``, ``epochs``) have the same names."""
 
-    def summarize(self, metrics: Mapping[str, Any]) -> None:  # noqa: B027
+    def summarize(self, metrics: Mapping[str, Any]) -> None:
         """Keep the final metrics."""
 
-    def finish(self, failed: bool) -> None:  # noqa: B027
+    def finish(self, failed: bool) -> None:
         """Close what is open."""
 
 

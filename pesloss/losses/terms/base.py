@@ -15,22 +15,13 @@ from pesloss.losses.batch import Batch, Channels, Predictions
 from pesloss.losses.properties import Property
 
 
-class Tally(NamedTuple):
-    """What a batch contributes to a term; each part adds up over batches and ranks.
+class Counts(NamedTuple):
+    """What a batch contributes to the denominators of a term; both add up over batches and ranks.
 
     Args:
-        sums: weighted costs, one number a channel.
-        counts: what the sums are divided by once the optimizer step is complete.
+        counts: what the sums are divided by once the optimizer step is complete, one number a channel.
         labels: number of labelled components with a weight that is not 0.
     """
-
-    sums: Float[Tensor, "channels"]
-    counts: Num[Tensor, "channels"]
-    labels: Num[Tensor, ""]
-
-
-class Counts(NamedTuple):
-    """The part of a :class:`Tally` that is known from the labels alone."""
 
     counts: Num[Tensor, "channels"]
     labels: Num[Tensor, ""]
@@ -59,8 +50,8 @@ class Term(nn.Module, ABC):
         """Properties that a model must predict for this term, by name."""
 
     @abstractmethod
-    def forward(self, predictions: Predictions, batch: Batch) -> Tally:
-        """Contribution of a batch, connected to the predictions even where it is zero."""
+    def forward(self, predictions: Predictions, batch: Batch) -> Channels:
+        """Weighted sums of costs over a batch, connected to the predictions even where they are zero."""
 
     @abstractmethod
     def count(self, batch: Batch) -> Counts:

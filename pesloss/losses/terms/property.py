@@ -16,7 +16,7 @@ from pesloss.losses.penalties import PENALTIES, Penalty
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.reductions import REDUCTIONS, Entries, Reduction
 from pesloss.losses.residuals import RESIDUALS, Residual
-from pesloss.losses.terms.base import Counts, Tally, Term, compute_dtype
+from pesloss.losses.terms.base import Counts, Term, compute_dtype
 from pesloss.names import part
 
 Components: TypeAlias = Sequence[float] | Sequence[Sequence[float]]
@@ -77,22 +77,23 @@ class PropertyTerm(Term):
     def required(self) -> Mapping[str, Property]:
         return {self.property.name: self.property}
 
-    def forward(self, predictions: Predictions, batch: Batch) -> Tally:
+    def forward(self, predictions: Predictions, batch: Batch) -> Tensor:
         prediction = self._prediction(predictions)
         label = self._label(batch, prediction)
         dtype = compute_dtype(prediction, label)
         prediction, label = prediction.to(dtype), label.to(dtype)
         entries = self._entries(label, batch)
+        if self.residual.scaled_by_label or self.penalty.shaped_by_label:
+            label = torch.where(label.isnan(), 0, label)
         # what does not count is replaced before the penalty: no indexing, no NaN in the gradient
-        known = torch.where(label.isnan(), 0, label)
-        residual = torch.where(
-            _over_entries(entries.included, self._entry), self.residual(prediction, known, batch), 0
-        )
-        costs = self._weighted_costs(residual, known, entries.weights)
-        return Tally(self.reduction(costs, entries), *self._counts(entries))
+        counts = _over_entries(entries.included, self._entry)
+        residual = torch.where(counts, self.residual(prediction, label, batch), 0)
+        return self.reduction(self._weighted_costs(residual, label, entries.weights), entries)
 
     def count(self, batch: Batch) -> Counts:
-        return self._counts(self._entries(self._label(batch), batch))
+        entries = self._entries(self._label(batch), batch)
+        components = prod(self._entry) if self.penalty.per_row else 1
+        return Counts(self.reduction.count(entries), entries.included.count_nonzero() * components)
 
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
         return self.reduction.value(sums, counts)
@@ -111,10 +112,6 @@ class PropertyTerm(Term):
             return self.penalty(residual * _over_entries(weights, self._entry), label)
         return self.penalty(residual, label) * weights
 
-    def _counts(self, entries: Entries) -> Counts:
-        components = prod(self._entry) if self.penalty.per_row else 1
-        return Counts(self.reduction.count(entries), entries.included.sum() * components)
-
     def _entries(self, label: Tensor, batch: Batch) -> Entries:
         included = self.residual.labelled(label)
         if self.penalty.per_row:
@@ -127,10 +124,11 @@ class PropertyTerm(Term):
             included = included & rows.reshape(-1, *[1] * (included.dim() - 1))
         return Entries(included, weights, self.property.rows, batch)
 
-    def _weights(self, batch: Batch) -> Float[Tensor, "rows *cost"] | None:
+    def _weights(self, batch: Batch) -> Float[Tensor, "#rows *weight"] | None:
         """Product of the weights of structure, row, atom and component, broadcastable to the costs."""
         product = None
         for factor in self._factors(batch):
+            factor = factor.to(torch.promote_types(factor.dtype, torch.float32))
             product = factor if product is None else product * factor
         return product
 
@@ -140,7 +138,7 @@ class PropertyTerm(Term):
             if key in batch:
                 yield self._spread(key, batch).reshape(-1, *[1] * cost_dims)
         if "atom_weight" in batch and self.property.rows == "atom":
-            yield self._atom_weight(batch["atom_weight"], cost_dims)
+            yield self._atom_weight(batch, cost_dims)
         if self.components is not None:
             yield self.components[None]
 
@@ -156,7 +154,12 @@ class PropertyTerm(Term):
             + (f" or {self.property.rows} ({rows},)." if key != "weight" else ".")
         )
 
-    def _atom_weight(self, weight: Tensor, cost_dims: int) -> Tensor:
+    def _atom_weight(self, batch: Batch, cost_dims: int) -> Tensor:
+        weight = batch["atom_weight"]
+        if weight.shape[0] != num_atoms(batch):
+            raise ValueError(
+                f"'atom_weight' has {weight.shape[0]} rows, expected one an atom ({num_atoms(batch)})."
+            )
         if weight.dim() == 1:
             return weight.reshape(-1, *[1] * cost_dims)
         if self.penalty.per_row or self._entry != tuple(weight.shape[1:]):
@@ -190,12 +193,13 @@ class PropertyTerm(Term):
             rows = prediction.shape[0] if prediction is not None else self._num_rows(batch)
             like = batch["ptr"] if prediction is None else prediction
             dtype = torch.float32 if prediction is None else prediction.dtype
-            return torch.full((rows, *self.property.shape), float("nan"), dtype=dtype, device=like.device)
-        label = batch[name]
+            label = torch.full((rows, *self.property.shape), float("nan"), dtype=dtype, device=like.device)
+        else:
+            label = batch[name]
         if prediction is not None and label.shape != prediction.shape:
             raise ValueError(
                 f"'{name}' is predicted with shape {tuple(prediction.shape)} "
-                f"but labelled with shape {tuple(label.shape)}."
+                f"but {'labelled' if name in batch else 'defined'} with shape {tuple(label.shape)}."
             )
         if tuple(label.shape[1:]) != self.property.shape:
             raise ValueError(
