@@ -36,14 +36,14 @@ class Penalty(nn.Module, ABC):
 
 
 class Squared(Penalty):
-    r"""Squared error :math:`r^2`, the negative log-likelihood of Gaussian noise up to constants."""
+    """Squared error r², the negative log-likelihood of Gaussian noise up to constants."""
 
     def forward(self, residual: Tensor, label: Tensor) -> Tensor:
         return residual * residual
 
 
 class Absolute(Penalty):
-    r"""Absolute error :math:`|r|`, whose minimiser is the median."""
+    """Absolute error, whose minimiser is the median."""
 
     def forward(self, residual: Tensor, label: Tensor) -> Tensor:
         return residual.abs()
@@ -97,11 +97,14 @@ class Huber(Penalty):
         return cost / delta if self.scale else cost
 
     def extra_repr(self) -> str:
-        return f"delta={'open' if self.open else self.delta.tolist()}, scale={self.scale}"
+        delta = "open" if self.open else f"{self.delta.item():g}"
+        return f"delta={delta}{', scale=True' if self.scale else ''}"
 
 
 class L2Norm(Penalty):
-    r"""Length of the error of a whole entry, :math:`\sqrt{\sum_c r_c^2}`, the same in every rotated frame.
+    r"""Length of the error of a whole entry (a force, a stress), the same in every rotated frame.
+
+    .. math:: \sqrt{\textstyle\sum_c r_c^2}
 
     The gradient at zero length is zero.
     """

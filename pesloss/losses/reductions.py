@@ -101,7 +101,10 @@ class Pooled(Reduction, ABC):
 
 
 class Mean(Pooled):
-    r"""Weighted mean :math:`\sum_i w_i c_i / n` over the components that count; see :class:`Pooled` for n."""
+    r"""Weighted mean over the components that count, Σ w·cost / n.
+
+    See :class:`Pooled` for n.
+    """
 
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
         return _mean(sums, counts)
@@ -118,7 +121,9 @@ class Sum(Pooled):
 
 
 class RootMean(Pooled):
-    r"""Root of the mean cost, :math:`\sqrt{\sum_i w_i c_i / n}`; of squared errors, the RMSE.
+    r"""Root of the mean cost; of squared errors, the RMSE.
+
+    .. math:: \sqrt{\textstyle\sum_i w_i c_i / n}
 
     The gradient at a mean of zero is zero, where :math:`1/\sqrt0` would make it NaN.
     Not linear in the batch: an accumulated step needs the predictions of all its batches.

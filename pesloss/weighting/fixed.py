@@ -8,7 +8,7 @@ from pesloss.weighting.base import Weighting, Weights
 
 
 class Fixed(Weighting):
-    r"""Linear scalarisation with constant weights: :math:`\sum_t w_t L_t`."""
+    """Constant weights as configured, a linear scalarisation Σ w·value."""
 
     def forward(self, values: Tensor, labels: Tensor) -> Weights:
         return Weights(self.prior.to(values.dtype), values.new_zeros(()))
