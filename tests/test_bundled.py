@@ -98,6 +98,12 @@ def test_every_parent_has_the_same_kinds_of_frames(name, kinds):
         assert len({str(f.symbols) for f in group}) == 1
 
 
+def test_no_element_hangs_on_one_parent(molecules, crystals):
+    """A split by parent then seldom leaves an element without training structures."""
+    parents = Counter(s for group in by_parent(molecules + crystals).values() for s in set(group[0].symbols))
+    assert min(parents.values()) >= 3
+
+
 def test_no_parent_is_both_a_molecule_and_a_crystal(molecules, crystals):
     assert not set(by_parent(molecules)) & set(by_parent(crystals))
 

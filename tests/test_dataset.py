@@ -12,14 +12,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from pesloss.data import Bundled, Files, LoadedData
-from pesloss.data.bundled import FILES
 from pesloss.losses.properties import as_properties
 
 PROPERTIES = as_properties(["energy", "forces"])
 E0 = {"H": -13.0, "O": -2000.0, "C": -1000.0}
-needs_bundled = pytest.mark.skipif(
-    not all(path.exists() for path in FILES.values()), reason="the bundled files are not generated"
-)
 
 
 def frames(seed: int, num: int = 20) -> list:
@@ -186,7 +182,6 @@ def test_parts_of_the_bundled_data():
         Bundled([])
 
 
-@needs_bundled
 @pytest.mark.parametrize("references", ["fit", "isolated_atoms", "none"])
 def test_the_bundled_data_load(references):
     data = load(Bundled(references=references), as_properties(["energy", "forces", "stress", "dipole"]))
@@ -194,3 +189,24 @@ def test_the_bundled_data_load(references):
     assert data.datasets == ("crystals", "molecules")
     assert len(data.train) > len(data.val) > 0
     assert {"energy", "forces", "stress", "dipole"} <= set(data.train.batch([0]))
+
+
+def test_groups_stay_together_by_dataset(paths):
+    files = {"a": paths["a"], "b": paths["b"]}
+    data = load(Files(files, val_fraction=0.3, test_fraction=0.3, group_by={"a": "name"}))
+    parents = [{row // 4 for row in chosen if row < 20} for chosen in rows(data).values()]
+    others = [{row // 4 for row in chosen if row >= 20} for chosen in rows(data).values()]
+    assert sum(map(len, parents)) == 5 < sum(map(len, others))
+    with pytest.raises(KeyError, match="Unknown dataset 'aa'; did you mean 'a'"):
+        load(Files({"a": paths["a"]}, group_by={"aa": "name"}))
+
+
+def test_no_molecule_of_the_bundled_data_is_in_two_parts():
+    data = load(Bundled(), as_properties(["energy"]))
+    parts = [set(part.structures["index"].tolist()) for part in (data.train, data.val, data.test)]
+    molecules = [
+        {row // 4 for row in part if row < 600} for part in parts
+    ]  # four frames each, one after another
+    crystals = [{row for row in part if row >= 600} for part in parts]
+    assert not (molecules[0] & molecules[1] or molecules[0] & molecules[2] or molecules[1] & molecules[2])
+    assert all(crystals)

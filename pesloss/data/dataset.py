@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -23,6 +23,7 @@ from pesloss.losses.properties import PROPERTIES, Property
 from pesloss.names import unknown
 
 NamedFiles: TypeAlias = Sequence[tuple[str, Path]]
+GroupBy: TypeAlias = str | Mapping[str, str] | None
 
 ISOLATED = "isolated_atoms"
 
@@ -69,7 +70,8 @@ class Files:
         references: ``fit`` (least squares over the training set), ``isolated_atoms``, ``none`` or energies
             by element.
         isolated_atoms: file with the isolated atoms, if they are not among the training structures.
-        group_by: ``info`` key; structures that share its value stay in one part of the random split.
+        group_by: ``info`` key; structures that share its value stay in one part of the random split. By the
+            name of a dataset, keys for some of them: ``{molecules: name}``.
 
     Raises:
         ValueError: if a fraction is out of range, a file is given twice, or ``isolated_atoms`` is given
@@ -86,7 +88,7 @@ class Files:
     keys: Mapping[str, str] | None = None
     references: Spec = "fit"
     isolated_atoms: FilePath | None = None
-    group_by: str | None = None
+    group_by: GroupBy = None
 
     def __post_init__(self) -> None:
         _check_fractions(self.val_fraction, self.test_fraction)
@@ -123,7 +125,10 @@ class Files:
 
 @dataclass(frozen=True)
 class Bundled:
-    """Molecules and crystals labelled by GFN-xTB that come with pesloss, split at random by parent structure.
+    """Molecules and crystals labelled by GFN-xTB that come with pesloss, split at random.
+
+    All frames of one molecule stay in one part, so that the test is of molecules the model has not seen.
+    Crystals are too few for that: theirs is of unseen strains and displacements.
 
     Args:
         parts: which files: ``molecules``, ``crystals``.
@@ -132,7 +137,7 @@ class Bundled:
         seed: of the random split.
         references: ``fit`` (least squares over the training set), ``isolated_atoms``, ``none`` or energies
             by element.
-        group_by: ``info`` key; structures that share its value stay in one part.
+        group_by: ``info`` key whose structures stay in one part, for all or by the name of the file.
 
     Raises:
         ValueError: if a part is unknown or missing, or a fraction out of range.
@@ -144,7 +149,7 @@ class Bundled:
     test_fraction: float = 0.1
     seed: int = 0
     references: Spec = "fit"
-    group_by: str | None = "name"
+    group_by: GroupBy = field(default_factory=lambda: {"molecules": "name"})
 
     def __post_init__(self) -> None:
         known = [part for part in FILES if part != ISOLATED]
@@ -164,8 +169,13 @@ class Bundled:
             seed=self.seed,
             references=self.references,
             isolated_atoms=FILES[ISOLATED] if self.references == ISOLATED else None,
-            group_by=self.group_by,
+            group_by=self._group_by(),
         )
+
+    def _group_by(self) -> GroupBy:
+        if isinstance(self.group_by, str) or self.group_by is None:
+            return self.group_by
+        return {part: key for part, key in self.group_by.items() if part in self.parts}
 
 
 def _check_fractions(val: float, test: float) -> None:
@@ -187,7 +197,7 @@ def _parts(
     files: Mapping[str, NamedFiles],
     fractions: Mapping[str, float],
     seed: int,
-    key: str | None,
+    group_by: GroupBy,
 ) -> dict[str, list[int]]:
     """Rows of each part in the whole set: those of its files, or a random share of the training files."""
     sizes = iter(file.num_structures for file in structures.report.files)
@@ -197,17 +207,28 @@ def _parts(
     if not any(fractions.values()):
         return parts
     training = parts["train"]
-    groups = None if key is None else _groups([structures[row] for row in training], key)
+    groups = None if group_by is None else _groups([structures[row] for row in training], group_by)
     shares = split(len(training), {"train": None, **fractions}, seed, groups=groups)
     return parts | {part: [training[i] for i in chosen.tolist()] for part, chosen in shares.items()}
 
 
-def _groups(structures: Sequence[Structure], key: str) -> list[Hashable]:
-    """What each structure belongs with; one without the key belongs with no other."""
-    known = {name for structure in structures for name in structure.info}
-    if key not in known:
-        raise KeyError(f"group_by: {unknown('info key', key, known)}")
-    return [str(s.info[key]) if key in s.info else row for row, s in enumerate(structures)]
+def _groups(structures: Sequence[Structure], group_by: str | Mapping[str, str]) -> list[Hashable]:
+    """What each structure belongs with; one without a key belongs with no other."""
+    datasets = {structure.dataset for structure in structures}
+    keys = dict.fromkeys(datasets, group_by) if isinstance(group_by, str) else group_by
+    for dataset in keys:
+        if dataset not in datasets:
+            raise KeyError(f"group_by: {unknown('dataset', dataset, datasets)}")
+    named = [(s, keys[s.dataset]) for s in structures if s.dataset in keys]
+    for key in set(keys.values()):
+        known = {name for structure, own in named if own == key for name in structure.info}
+        if key not in known:
+            raise KeyError(f"group_by: {unknown('info key', key, known)}")
+    return [_group(structure, keys.get(structure.dataset), row) for row, structure in enumerate(structures)]
+
+
+def _group(structure: Structure, key: str | None, row: int) -> Hashable:
+    return row if key is None or key not in structure.info else str(structure.info[key])
 
 
 def _isolated(file: FilePath | None, keys: Mapping[str, str] | None) -> Structures | None:

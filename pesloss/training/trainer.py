@@ -63,6 +63,8 @@ class Trainer:
         precision: ``float32`` or ``float64``.
         accelerator: as Lightning Fabric takes it, ``auto``, ``cpu``, ``cuda``.
         devices: number of devices.
+        threads: of the CPU; ``None`` leaves them to torch. Kernels of small models are too short for more
+            than one, and on a busy machine threads that wait for each other are slower by a large factor.
 
     Raises:
         ValueError: for numbers that make no sense and names that do not exist.
@@ -77,10 +79,13 @@ class Trainer:
     precision: str = "float32"
     accelerator: str = "auto"
     devices: int = 1
+    threads: int | None = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "eval_batch_size", "devices"):
+        for name in ("epochs", "batch_size", "accumulate", "eval_batch_size", "devices", "threads"):
             value = getattr(self, name)
+            if name == "threads" and value is None:
+                continue
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -94,7 +99,9 @@ class Trainer:
         return DTYPES[self.precision]
 
     def fabric(self) -> Fabric:
-        """Devices and ranks of this run."""
+        """Devices, ranks and threads of this run."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         precision = "64-true" if self.precision == "float64" else "32-true"
         return Fabric(accelerator=self.accelerator, devices=self.devices, precision=precision)
 

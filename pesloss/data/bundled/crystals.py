@@ -21,7 +21,7 @@ STRETCHES = (-0.03, -0.015, 0.0, 0.015, 0.03)  # of every length: volumes within
 NUM_STRAINED = 2
 LARGEST_STRAIN = 0.05
 SMALL_STRAIN = 0.02  # of the rattled cells
-MOLECULAR = frozenset(("ice", "hydrogen_fluoride", "dry_ice", "acetylene", "ammonia", "urea"))
+MOLECULAR = frozenset(("ice", "hydrogen_fluoride", "dry_ice", "acetylene", "urea"))
 RATTLES = {False: (0.03, 0.06, 0.12), True: (0.02, 0.03, 0.05)}  # Å, by whether the crystal is molecular
 MAX_FORCE = 15.0  # eV/Å
 
@@ -46,6 +46,9 @@ def starts() -> dict[str, Atoms]:
         "lithium_sodium_chloride": _replace(bulk("NaCl", a=5.32, **rocksalt), dict.fromkeys((0, 2), "Li")),
         "sodium_rich_chloride": _replace(bulk("NaCl", a=5.45, **rocksalt), {0: "Li"}),
         "cristobalite": _crystal(["Si", "O"], [(0, 0, 0), (0.09, 0.25, 0.125)], 122, (5.2, 5.2, 7.4)),
+        "quartz": _crystal(
+            ["Si", "O"], [(0.47, 0, 1 / 3), (0.413, 0.267, 0.214)], 152, (4.92, 4.92, 5.41), 120.0
+        ),
         "ice": _ice(6.36),
         "hydrogen_fluoride": _crystal(
             ["F", "H"], [(0, 0.1236, 0), (0, 0.0293, 0.191)], 36, (3.31, 5.22, 4.26)
@@ -53,9 +56,6 @@ def starts() -> dict[str, Atoms]:
         "dry_ice": _crystal(["C", "O"], [(0, 0, 0), (0.118, 0.118, 0.118)], 205, (5.55, 5.55, 5.55)),
         "acetylene": _crystal(
             ["C", "H"], [(0.057, 0.057, 0.057), (0.158, 0.158, 0.158)], 205, (6.05, 6.05, 6.05)
-        ),
-        "ammonia": _crystal(
-            ["N", "H"], [(0.2107, 0.2107, 0.2107), (0.37, 0.265, 0.116)], 198, (5.2, 5.2, 5.2)
         ),
         "urea": _crystal(
             ["C", "O", "N", "H", "H"],
@@ -145,9 +145,13 @@ def _replace(atoms: Atoms, symbols: dict[int, str]) -> Atoms:
 
 
 def _crystal(
-    symbols: list[str], basis: list[tuple[float, ...]], spacegroup: int, lengths: tuple[float, ...]
+    symbols: list[str],
+    basis: list[tuple[float, ...]],
+    spacegroup: int,
+    lengths: tuple[float, ...],
+    gamma: float = 90.0,
 ) -> Atoms:
-    return crystal(symbols, basis, spacegroup=spacegroup, cellpar=[*lengths, 90, 90, 90])
+    return crystal(symbols, basis, spacegroup=spacegroup, cellpar=[*lengths, 90.0, 90.0, gamma])
 
 
 def _ice(length: float) -> Atoms:

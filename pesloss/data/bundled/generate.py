@@ -40,7 +40,6 @@ TOLERANCES = {
 UNPAIRED = {
     "H": 1,
     "Li": 1,
-    "Be": 0,
     "B": 1,
     "C": 2,
     "N": 3,
@@ -48,7 +47,6 @@ UNPAIRED = {
     "F": 1,
     "Na": 1,
     "Si": 2,
-    "P": 3,
     "S": 2,
     "Cl": 1,
 }
