@@ -403,3 +403,17 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
         BuildError, match=r"pesloss\.models\.mace needs the package 'mace', which is not installed"
     ):
         build({"_target_": "pesloss.models.mace.Mace"})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"weights": {"force": 2.0}}, "Unknown term 'force'; did you mean 'forces'"),
+        ({"huber_delta": 0.1}, "acts on nothing"),
+        ({"hubr_delta": 0.1}, "Unknown argument 'hubr_delta'; did you mean 'huber_delta'"),
+    ],
+)
+def test_a_loss_explains_a_wrong_argument(override, message):
+    node = {"_target_": "pesloss.NormalLoss", "terms": {"forces": {}}, **override}
+    with pytest.raises(BuildError, match=message):
+        build({"loss": node})

@@ -60,12 +60,14 @@ def learning_curves(folder: Path) -> Path | None:
     axes = figure.subplots(1, 1 + len(errors), squeeze=False)[0]
     for name in terms:
         axes[0].plot(*_smooth(steps, name), label=name.removeprefix("value/"), linewidth=1)
-    axes[0].set(xlabel="step", ylabel="value of the term", yscale="log", title="training loss")
+    axes[0].set(xlabel="step", ylabel="value of the term", title="training loss")
+    axes[0].set_yscale(_scale(row[name] for row in steps for name in terms))
     axes[0].legend(frameon=False)
     for axis, name in zip(axes[1:], errors, strict=True):
         prop, unit = name.split("/")[1], name[name.index("[") + 1 : -1]
         axis.plot([row["epoch"] for row in epochs], [row[name] for row in epochs], color="black", linewidth=1)
-        axis.set(xlabel="epoch", ylabel=f"MAE [{unit}]", yscale="log", title=f"{prop}, validation")
+        axis.set(xlabel="epoch", ylabel=f"MAE [{unit}]", title=f"{prop}, validation")
+        axis.set_yscale(_scale(row[name] for row in epochs))
     return _save(figure, folder / "learning_curves.png")
 
 
@@ -92,6 +94,11 @@ def _parity(path: Path, prop: Property, pair: Tensor, split: str) -> Path:
         fontsize="medium",
     )
     return _save(figure, path)
+
+
+def _scale(values: Iterable[float]) -> str:
+    """Logarithmic, unless something is exactly zero, as the forces on a lone atom."""
+    return "log" if min(values) > 0 else "linear"
 
 
 def _smooth(rows: Sequence[Row], name: str, points: int = 200) -> tuple[list[float], list[float]]:

@@ -1,0 +1,125 @@
+"""The app as a person starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import files
+
+ROOT = Path(__file__).parent.parent
+TINY = ["model.channels=4", "model.layers=1", "trainer.epochs=2", "logger=csv"]
+
+
+def app(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``python -m pesloss.train`` in a folder that is not the checkout."""
+    settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **environment}
+    command = [sys.executable, "-W", "error", "-m", "pesloss.train", *arguments]
+    options = {"cwd": folder, "env": {**os.environ, **settings}, "timeout": 300, "check": False}
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def trained(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = folder / "my.xyz"
+    if not path.exists():
+        files.write(path, 24)
+    done = app(folder, *arguments, "data=extxyz", "data.train=my.xyz", *TINY)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "last.ckpt", weights_only=True)["model"]
+
+
+def test_help_does_not_wait_for_torch(tmp_path):
+    code = "import sys, pesloss.train; sys.exit('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert run.returncode == 0
+    help_text = app(tmp_path, "--help").stdout
+    assert "loss: energy, energy_forces, huber" in help_text
+
+
+def test_a_run_leaves_everything_in_its_folder(tmp_path):
+    files.write(tmp_path / "other.xyz", 6, seed=5)
+    done = trained(tmp_path, "loss=uncertainty", "data.test=other.xyz", "hydra.run.dir=out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {
+        "best.ckpt",
+        "last.ckpt",
+        "metrics.json",
+        "steps.csv",
+        "epochs.csv",
+        "learning_curves.png",
+    } <= names
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["errors"]["test"]["forces"]["unit"] == "meV/Å"
+    assert "epoch 2/2" in done.stdout and "meV/Å³" in done.stdout
+
+
+def test_jobs_of_one_sweep_share_no_state(tmp_path):
+    trained(tmp_path, "-m", "loss=uncertainty,huber", "hydra.sweep.dir=sweep")
+    trained(tmp_path, "loss=huber", "hydra.run.dir=alone")
+    alone, swept = weights(tmp_path / "alone"), weights(tmp_path / "sweep" / "1")
+    assert all(torch.equal(alone[key], swept[key]) for key in alone)
+
+
+def test_weights_and_biases_gets_a_run_a_job(tmp_path):
+    path = files.write(tmp_path / "my.xyz", 24)
+    done = app(
+        tmp_path,
+        "-m",
+        "data=extxyz",
+        f"data.train={path}",
+        *TINY[:3],
+        "loss=huber,normal",
+        "hydra.sweep.dir=sweep",
+        WANDB_MODE="offline",
+        WANDB_SILENT="true",
+    )
+    assert done.returncode == 0, done.stderr
+    for job in ("0", "1"):
+        assert len(list((tmp_path / "sweep" / job / "wandb").glob("offline-run-*/*.wandb"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.weights.force=3", "No 'force' in loss.weights; did you mean 'forces'?"),
+        ("loss=uncertainy", "No 'uncertainy' in the group 'loss'; did you mean 'uncertainty'?"),
+        ("los=huber", "did you mean 'loss'?"),
+        ("model.chanels=8", "No 'chanels' in model; did you mean 'channels'?"),
+        ("loss/term@loss.terms.forces=force", "did you mean 'forces'?"),
+        ("data=extxyz", "'data.train' has no value yet"),
+    ],
+)
+def test_a_typo_gets_the_nearest_name(tmp_path, override, message):
+    done = app(tmp_path, override)
+    assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.terms.forces.penalty=hubr", "Unknown penalty 'hubr'; did you mean 'huber'?"),
+        ("+loss.terms.forces.weigth=2", "has no parameter 'weigth'; did you mean 'weight'?"),
+        ("loss.weights.forces=abc", "weights.forces must be a number, got 'abc'"),
+        ("data.train=nowhere.xyz", "nowhere.xyz"),
+    ],
+)
+def test_a_wrong_value_gets_a_sentence(tmp_path, override, message):
+    done = app(
+        tmp_path,
+        "data=extxyz",
+        *(["data.train=my.xyz"] if "data.train" not in override else []),
+        *TINY,
+        override,
+    )
+    assert done.returncode != 0 and message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
