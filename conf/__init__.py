@@ -1,0 +1,1 @@
+"""Configs of the app and its groups; this file makes the folder importable as ``pesloss.conf``."""

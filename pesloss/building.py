@@ -12,8 +12,8 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from types import ModuleType
-from typing import Any, TypeVar
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
@@ -273,6 +273,51 @@ def _check_arguments(call: _Call) -> None:
         call.bind(signature.bind_partial if call.partial else signature.bind)
     except TypeError as error:
         raise BuildError(f"{_at(call.path)}{call.name}: {error}; it takes {_short(signature)}.") from None
+    hints = _hints(call.target)
+    for key, value in call.kwargs.items():
+        if not _fits(value, hints.get(key, Any)):
+            raise BuildError(
+                f"{_at(_below(call.path, key))}{call.name} takes {_words(hints[key])}, got {value!r}."
+            )
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Types of the parameters, as far as they can be told without importing anything."""
+    try:
+        return get_type_hints(target.__init__ if isinstance(target, type) else target)
+    except Exception:  # names that only a type checker sees
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a number, word, truth value or null may stand for a parameter; other values are not judged."""
+    if not isinstance(value, (int, float, str, NoneType)):
+        return True
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return any(_is(value, option) for option in options)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint in (bool, Any)
+    if hint is float:
+        return isinstance(value, (int, float))
+    kind = NoneType if hint is None else get_origin(hint) or hint
+    return not isinstance(kind, type) or kind is Any or isinstance(value, kind)
+
+
+def _words(hint: Any) -> str:
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return " or ".join(map(_word, options))
+
+
+def _word(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", NoneType: "null"}
+    return words.get(hint, getattr(get_origin(hint) or hint, "__name__", str(hint)))
 
 
 def _short(signature: inspect.Signature) -> str:

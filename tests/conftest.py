@@ -1,4 +1,4 @@
-"""Types and shapes are checked in every call that a test makes; an int is a float, as Python's typing has it."""
+"""Types and shapes are checked in every call of a test; an int is a float, as Python's typing has it."""
 
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook

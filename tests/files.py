@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 
 def structures(num: int, seed: int = 0) -> list[Atoms]:
-    """Rattled Cu and CuAu cells and clusters of 1 to 8 atoms; some labels are missing, some weights are not 1."""
+    """Rattled cells of Cu and Au and clusters of Cu; some labels are missing, some weights are not 1."""
     random = np.random.default_rng(seed)
     return [_labelled(_structure(i, random), i) for i in range(num)]
 

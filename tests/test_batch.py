@@ -25,9 +25,10 @@ def test_sizes():
     assert num_structures(take(batch, [])) == num_atoms(take(batch, [])) == 0
 
 
-def test_a_batch_that_does_not_say_how_many_atoms_it_has():
-    with pytest.raises(KeyError, match=r"add 'batch' \[atoms\]"):
-        num_atoms({"ptr": torch.tensor([0, 2])})
+@pytest.mark.parametrize("key", ["ptr", "batch", "numbers", "positions", "forces", "charges", "atom_weight"])
+def test_the_number_of_atoms_is_known_from_any_entry_of_atoms(key):
+    batch = {**make([2, 3]), "numbers": torch.ones(5), "positions": torch.ones(5, 3)}
+    assert num_atoms({name: batch[name] for name in {"ptr", key}}) == 5
 
 
 def test_structures_of_atoms_are_found_from_the_offsets():

@@ -5,8 +5,9 @@ import functools
 import inspect
 import pkgutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -417,3 +418,58 @@ def test_a_loss_explains_a_wrong_argument(override, message):
     node = {"_target_": "pesloss.NormalLoss", "terms": {"forces": {}}, **override}
     with pytest.raises(BuildError, match=message):
         build({"loss": node})
+
+
+class Coil:
+    """Something with a parameter of every simple kind."""
+
+    def __init__(
+        self,
+        stiffness: float = 1.0,
+        turns: int = 3,
+        name: str = "coil",
+        damped: bool = False,
+        form: Literal["linear", "cubic"] = "linear",
+        length: float | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.stiffness = stiffness
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("stiffness", "stiff", "a number, got 'stiff'"),
+        ("stiffness", True, "a number, got True"),
+        ("stiffness", None, "a number, got None"),
+        ("turns", 2.5, "a whole number, got 2.5"),
+        ("name", 3, "a word, got 3"),
+        ("damped", "no", "true or false, got 'no'"),
+        ("form", "cubik", "'linear' or 'cubic', got 'cubik'"),
+        ("length", "long", "a number or null, got 'long'"),
+        ("weights", 3.0, "Mapping or null, got 3"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_before_the_call(key, value, words):
+    name = f"{Coil.__module__}.Coil"
+    with pytest.raises(BuildError, match=rf"model\.{key}: {name} takes {words}"):
+        build({"model": {"_target_": name, key: value}}, allow=[name])
+
+
+def test_values_of_the_right_kind_pass():
+    name = f"{Coil.__module__}.Coil"
+    good = {
+        "stiffness": 2,
+        "turns": 1,
+        "name": "a",
+        "damped": True,
+        "form": "cubic",
+        "length": None,
+        "weights": {},
+    }
+    assert build({"_target_": name, **good}, allow=[name]).stiffness == 2
+
+
+def test_an_optimizer_refuses_a_word_for_its_rate():
+    with pytest.raises(BuildError, match=r"optimizer\.lr: torch\.optim\.Adam takes .*, got 'fast'"):
+        build({"optimizer": {"_target_": "torch.optim.Adam", "params": [], "lr": "fast"}})

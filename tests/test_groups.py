@@ -66,8 +66,9 @@ def test_the_weight_of_a_structure_may_have_another_name():
     renamed = {("entropy" if key == "weight" else key): value for key, value in batch.items()}
     expected = forward(loss(), predictions, batch)
     assert_same(forward(loss(structure_weight="entropy"), predictions, renamed), expected)
-    ignored = {**renamed, "weight": torch.full_like(batch["weight"], 7)}
-    assert_same(forward(loss(structure_weight="entropy"), predictions, ignored), expected)
+    root = batch["weight"].sqrt()
+    both = {**renamed, "entropy": root, "weight": root}
+    assert_same(forward(loss(structure_weight="entropy"), predictions, both), expected)
 
 
 def test_without_weights_every_structure_is_the_same():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pesloss.losses import PROPERTIES, Huber, NormalLoss, PropertyTerm, TotalLoss, UncertaintyLoss
-from pesloss.losses.named import FLAT_PENALTIES
+from pesloss.losses.flat import PENALTIES as FLAT_PENALTIES
 from tests.batches import make
 from tests.laws import assert_same, forward, leaves
 
@@ -90,7 +90,7 @@ def test_a_term_of_weight_zero_is_left_out():
         ({"loss_property_weights": [1, 2]}, ValueError, "loss_property_weights 2"),
         ({"loss_huber_delta": [0.1]}, ValueError, "loss_huber_delta 1"),
         ({"loss_huber_delta": 0.0}, ValueError, "finite delta > 0"),
-        ({"loss_huber_delta": None}, ValueError, "without a delta"),
+        ({"loss_huber_delta": [0.1, None, 0.1]}, ValueError, "without a delta"),
         (
             {"loss_property": ["forces", "energy", "stress"]},
             ValueError,
@@ -144,10 +144,27 @@ def test_learned_weights_are_a_weighting_already():
 
 
 @pytest.mark.parametrize("front", FRONTS)
-def test_the_weight_of_a_structure_is_its_entropy(front):
+def test_the_weight_of_a_structure_is_its_entropy_times_its_weight(front):
     batch = make()
     predictions = leaves(batch)
-    batch["entropy"] = batch["weight"].roll(1)
-    found = forward(front(**FLAT), predictions, batch)
+    both = {**batch, "entropy": batch["weight"].roll(1)}
+    found = forward(front(**FLAT), predictions, both)
     expected = front(**FLAT, structure_weight="weight")
-    assert_same(found, forward(expected, predictions, {**batch, "weight": batch["entropy"]}))
+    product = {**batch, "weight": both["entropy"] * both["weight"]}
+    assert_same(found, forward(expected, predictions, product))
+
+
+def test_deltas_in_the_newer_spelling_of_tace():
+    deltas = [{"huber_delta": 0.1}, None, {"huber_delta": 0.3}]
+    loss = NormalLoss(**FLAT, loss_function_kwargs=deltas)
+    expected = NormalLoss(**FLAT, loss_huber_delta=[0.1, 0.01, 0.3])
+    assert str(loss) == str(expected)
+    with pytest.raises(ValueError, match="Unknown argument 'delta'; did you mean 'huber_delta'"):
+        NormalLoss(**FLAT, loss_function_kwargs=[{"delta": 0.1}, None, None])
+    with pytest.raises(TypeError, match="not both"):
+        NormalLoss(**FLAT, loss_huber_delta=0.1, loss_function_kwargs=deltas)
+
+
+def test_a_flat_delta_without_flat_lists_is_an_error():
+    with pytest.raises(TypeError, match="go with flat lists"):
+        NormalLoss({"forces": {"penalty": "huber"}}, loss_huber_delta=0.1)

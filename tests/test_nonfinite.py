@@ -85,11 +85,13 @@ def test_what_does_not_count_is_not_accused():
     assert "'forces'" in sentence and "'energy'" not in sentence
 
 
-def test_explaining_changes_nothing():
-    loss, batch = LOSSES["weighting likelihood"](), make()
+@pytest.mark.parametrize("training", [True, False])
+def test_explaining_changes_nothing(training):
+    loss, batch = LOSSES["weighting likelihood"]().train(training), make()
     before = {key: value.clone() for key, value in loss.state_dict().items()}
     explain_nonfinite(loss, leaves(batch), batch)
-    assert loss.training and all(torch.equal(before[key], value) for key, value in loss.state_dict().items())
+    assert {module.training for module in loss.modules()} == {training}
+    assert all(torch.equal(before[key], value) for key, value in loss.state_dict().items())
 
 
 def test_if_all_is_finite_the_weights_are_left():

@@ -108,5 +108,5 @@ def test_an_open_delta_cannot_be_used():
 
 
 def test_a_delta_can_be_read():
-    assert repr(Huber(0.5)) == "Huber(delta=0.5, scale=False)"
+    assert repr(Huber(0.5)) == "Huber(delta=0.5)"
     assert repr(NAMED["scaled_huber"]()) == "Huber(delta=open, scale=True)"

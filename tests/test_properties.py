@@ -73,3 +73,10 @@ def test_a_label_has_the_shape_of_its_property():
 def test_a_prediction_that_is_not_there_is_missed():
     with pytest.raises(KeyError, match=r"No 'energy' in predictions; found \['forces'\]"):
         TotalLoss({"energy": {}})({"forces": torch.zeros(25, 3)}, make())
+
+
+def test_a_property_may_be_given_by_its_arguments():
+    loss = TotalLoss({"etot": {"property": {"name": "mtt::etot", "shape": [2], "extensive": True}}})
+    assert loss.required == {"mtt::etot": Property("mtt::etot", shape=[2], extensive=True)}
+    with pytest.raises(TypeError, match="Unknown argument of a property 'row'; did you mean 'rows'"):
+        TotalLoss({"etot": {"property": {"name": "etot", "row": "atom"}}})

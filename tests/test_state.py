@@ -67,17 +67,14 @@ def test_a_step_after_loading_is_the_step_without():
 
 def test_numbers_of_the_config_come_from_the_config():
     """A run that is resumed with other weights and deltas uses these."""
-    terms = {
-        "energy": {"penalty": Huber(0.1)},
-        "forces": {"penalty": Huber(0.1), "components": [1.0, 1.0, 1.0]},
-    }
-    others = {
-        "energy": {"penalty": Huber(0.7)},
-        "forces": {"penalty": Huber(0.2), "components": [1.0, 2.0, 3.0]},
-    }
-    before = TotalLoss(terms, weights={"forces": 5.0}, weight=2.0, dataset_weights={"a": 2})
+
+    def made(delta, components, **options):
+        terms = {"energy": {"penalty": Huber(delta)}, "forces": {"components": components}}
+        return TotalLoss(terms, **options)
+
+    before = made(0.1, [1.0, 1.0, 1.0], weights={"forces": 5.0}, weight=2.0, dataset_weights={"a": 2})
     options = {"weights": {"forces": 7.0}, "weight": 3.0, "dataset_weights": {"b": 4}}
-    after, expected = TotalLoss(others, **options), TotalLoss(others, **options)
+    after, expected = (made(0.7, [1.0, 2.0, 3.0], **options) for _ in range(2))
     after.load_state_dict(saved(before))
     assert_same(value_and_gradients(after, make()), value_and_gradients(expected, make()))
 

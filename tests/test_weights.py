@@ -1,5 +1,7 @@
 """Law 5: every weight acts, on exactly its share; 0 is the same as removing what it weighs."""
 
+import math
+
 import pytest
 import torch
 
@@ -98,6 +100,28 @@ def test_the_weight_of_a_component(component):
     batch = make()
     made = [loss(components=[float(c) if i == component else 1.0 for i in range(3)]) for c in (1, 0, 3)]
     assert_proportional(*totals(made, [batch] * 3), 3)
+
+
+@pytest.mark.parametrize(("prop", "shape"), [("forces", (3,)), ("stress", (3, 3))])
+def test_weights_of_components_are_in_the_order_of_the_components(prop, shape):
+    batch = make(missing=False)
+    weights = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape) + 1
+    predictions = leaves(batch)
+    plain, weighted = (
+        torch.autograd.grad(TotalLoss({prop: {"components": each}})(predictions, batch), predictions[prop])[0]
+        for each in (None, weights.tolist())
+    )
+    torch.testing.assert_close(weighted, plain * weights, **EXACT)
+
+
+def test_weights_of_voigt_components_are_in_the_order_of_voigt():
+    """A weight for yz alone: the fourth of xx, yy, zz, yz, xz, xy."""
+    batch = make(missing=False, weights=False)
+    predictions = leaves(batch)
+    components = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    total = TotalLoss({"stress": {"residual": "voigt", "components": components}})(predictions, batch)
+    (gradient,) = torch.autograd.grad(total, predictions["stress"])
+    assert gradient[0].nonzero().tolist() == [[1, 2], [2, 1]]
 
 
 def test_the_weight_of_a_component_of_an_atom():

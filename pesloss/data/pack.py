@@ -191,7 +191,7 @@ def _labels(
             np.isfinite(s.labels[name]).any() for s in structures if name in s.labels
         ):
             columns[name] = _join(
-                structures, rows, prop.shape, np.nan, [s.labels.get(name) for s in structures]
+                structures, rows, tuple(prop.shape), np.nan, [s.labels.get(name) for s in structures]
             )
     return columns
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from pesloss.names import unknown
 
@@ -28,7 +28,7 @@ class Property:
 
     name: str
     rows: Rows = "structure"
-    shape: tuple[int, ...] = ()
+    shape: Sequence[int] = ()
     extensive: bool = False
     unit: str = ""
 
@@ -60,16 +60,23 @@ PROPERTIES: Mapping[str, Property] = {
 """Signs: forces = −dE/dR, stress = (1/V) dE/dε (tension positive, as in ASE), virial = −V·stress."""
 
 
-def as_property(spec: str | Property) -> Property:
-    """The property of a name, or the user's own as it is.
+def as_property(spec: str | Property | Mapping[str, Any]) -> Property:
+    """The property of a name, or the user's own: as it is, or from its arguments.
 
     Raises:
         KeyError: if no property has that name.
+        TypeError: if a property takes no such argument.
     """
     if isinstance(spec, Property):
         return spec
+    if isinstance(spec, Mapping):
+        known = [field.name for field in fields(Property)]
+        for argument in spec:
+            if argument not in known:
+                raise TypeError(unknown("argument of a property", argument, known))
+        return Property(**spec)
     if spec not in PROPERTIES:
-        hint = "A property of your own is given as pesloss.Property(name=..., rows=..., shape=..., unit=...)."
+        hint = "A property of your own is given as pesloss.Property(...) or as a mapping of its arguments."
         raise KeyError(f"{unknown('property', spec, PROPERTIES)} {hint}")
     return PROPERTIES[spec]
 

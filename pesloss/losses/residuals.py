@@ -32,7 +32,7 @@ class Residual(nn.Module, ABC):
         Raises:
             ValueError: if this residual makes no sense for the property.
         """
-        return prop.shape
+        return tuple(prop.shape)
 
     @abstractmethod
     def forward(
@@ -72,7 +72,7 @@ class PerAtom(Residual):
                 "residual 'per_atom' needs an extensive property of structures, such as energy. "
                 "Use residual 'difference'."
             )
-        return prop.shape
+        return tuple(prop.shape)
 
     def forward(self, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
         per_atom = atom_counts(batch).to(label.dtype).reciprocal()

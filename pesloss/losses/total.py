@@ -76,7 +76,7 @@ class TotalLoss(nn.Module):
         weight: weight of the whole loss.
         config_type_weights: weight of structures by their config type.
         dataset_weights: weight of structures by their dataset.
-        structure_weight: entry of the batch with the weights of structures, 1 where the batch has none.
+        structure_weight: entry of the batch with further weights of structures, times those in ``weight``.
         process_group: ranks that train together; all of them by default.
 
     Raises:
@@ -107,7 +107,9 @@ class TotalLoss(nn.Module):
         self.weighting = part("weighting", weighting, Weighting, WEIGHTINGS)
         self.weighting.setup([prior[name] for name in self.terms])
         self.weight: Tensor
-        scale = torch.tensor(check_weight("weight", weight), dtype=torch.float64)
+        if check_weight("weight", weight) == 0:
+            raise ValueError("A loss of weight 0 asks for nothing and learns nothing; leave it out.")
+        scale = torch.tensor(weight, dtype=torch.float64)
         self.register_buffer("weight", scale, persistent=False)
         self.groups = nn.ModuleList(
             GroupWeights(key, group)
@@ -211,8 +213,8 @@ class TotalLoss(nn.Module):
         """The batch with all weights of a structure in ``weight``: its own and those of its groups."""
         if not self.groups and self.structure_weight == "weight":
             return batch
-        factors = [batch[self.structure_weight]] if self.structure_weight in batch else []
-        factors += [group(batch) for group in self.groups]
+        keys = dict.fromkeys(("weight", self.structure_weight))
+        factors = [batch[key] for key in keys if key in batch] + [group(batch) for group in self.groups]
         rest = {key: batch[key] for key in batch.keys() if key != "weight"}  # noqa: SIM118, hosts' batches
         return {**rest, "weight": reduce(torch.mul, factors)} if factors else rest
 

@@ -33,7 +33,13 @@ class Weighting(nn.Module, ABC):
     prior: Tensor
 
     def setup(self, prior: Sequence[float]) -> None:
-        """Told once, by the loss, the configured weight of each of its terms (all positive)."""
+        """Told once, by the loss, the configured weight of each of its terms (all positive).
+
+        Raises:
+            ValueError: if the weighting belongs to a loss already.
+        """
+        if hasattr(self, "prior"):
+            raise ValueError(f"This {type(self).__name__} belongs to a loss already; give each loss its own.")
         # what is configured comes from the config, also after a checkpoint was loaded
         self.register_buffer("prior", torch.tensor(prior, dtype=torch.float64), persistent=False)
 

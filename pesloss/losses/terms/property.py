@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -34,7 +34,7 @@ class PropertyTerm(Term):
     ``weight_inside`` multiplies the residual instead, as some codes do.
 
     Args:
-        property: name of the property, or a :class:`Property` of your own.
+        property: name of the property, or a :class:`Property` of your own, or its arguments as a mapping.
         residual: part or name (``difference``, ``per_atom``, ``voigt``).
         penalty: part or name (``squared``, ``absolute``, ``huber``, ``scaled_huber``, ``l2_norm``).
         mask: part or name (``labelled``, ``free_atoms``).
@@ -50,7 +50,7 @@ class PropertyTerm(Term):
 
     def __init__(
         self,
-        property: str | Property,
+        property: str | Property | Mapping[str, Any],
         *,
         residual: Residual | str = "difference",
         penalty: Penalty | str = "squared",
