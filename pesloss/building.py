@@ -276,9 +276,10 @@ def _check_arguments(call: _Call) -> None:
     hints = _hints(call.target)
     for key, value in call.kwargs.items():
         if not _fits(value, hints.get(key, Any)):
-            raise BuildError(
-                f"{_at(_below(call.path, key))}{call.name} takes {_words(hints[key])}, got {value!r}."
-            )
+            place = _at(_below(call.path, key))
+            if get_origin(hints[key]) is Literal:
+                raise BuildError(f"{place}{call.name}: {unknown(key, value, get_args(hints[key]))}")
+            raise BuildError(f"{place}{call.name} takes {_words(hints[key])}, got {value!r}.")
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -314,8 +315,6 @@ def _words(hint: Any) -> str:
 
 
 def _word(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
     words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", NoneType: "null"}
     return words.get(hint, getattr(get_origin(hint) or hint, "__name__", str(hint)))
 

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from pesloss.cli import hydra_app
 
 
-def train(config: DictConfig) -> float | None:
+def train(config: Any) -> float | None:
     """One job: from the composed config to checkpoints, metrics and plots in the folder of the run.
 
     Returns:
         The best score on the validation structures, for a sweeper to minimise.
     """
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     # torch waits until it is needed: --help and a misspelt option are answered without it
     from rich.console import Console
 
@@ -24,7 +25,6 @@ def train(config: DictConfig) -> float | None:
     from pesloss.training import prepare
 
     console, folder = Console(), Path(HydraConfig.get().runtime.output_dir)
-    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     fit = prepare(plain, folder, console)
     with fit.loggers:
         fit.loggers.start(folder, plain)

@@ -445,7 +445,6 @@ class Coil:
         ("turns", 2.5, "a whole number, got 2.5"),
         ("name", 3, "a word, got 3"),
         ("damped", "no", "true or false, got 'no'"),
-        ("form", "cubik", "'linear' or 'cubic', got 'cubik'"),
         ("length", "long", "a number or null, got 'long'"),
         ("weights", 3.0, "Mapping or null, got 3"),
     ],
@@ -454,6 +453,12 @@ def test_a_value_of_the_wrong_kind_is_refused_before_the_call(key, value, words)
     name = f"{Coil.__module__}.Coil"
     with pytest.raises(BuildError, match=rf"model\.{key}: {name} takes {words}"):
         build({"model": {"_target_": name, key: value}}, allow=[name])
+
+
+def test_a_word_that_is_no_choice_gets_the_nearest():
+    node = {"_target_": "pesloss.Property", "name": "spin", "rows": "atoms"}
+    with pytest.raises(BuildError, match=r"spin\.rows: pesloss\.Property: .* did you mean 'atom'"):
+        build({"spin": node})
 
 
 def test_values_of_the_right_kind_pass():

@@ -11,9 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+import pesloss
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = {"README": README, "extending": (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")}
+BLOCKS = [
+    (f"{page}: {language}", code)
+    for page, text in PAGES.items()
+    for language, code in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
+]
+COMPLETE = [code for name, code in BLOCKS if name.endswith("python") and "import" in code]
 
 
 def test_the_tables_are_those_of_the_code():
@@ -21,16 +29,21 @@ def test_the_tables_are_those_of_the_code():
     assert tables["written"](README) == README, "run: python docs/tables.py"
 
 
-def test_the_example_prints_what_it_says():
-    code = next(block for language, block in BLOCKS if language == "python" and "import" in block)
+@pytest.mark.parametrize("code", COMPLETE)
+def test_an_example_prints_what_it_says(code):
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(compile(code, "README.md", "exec"), {})
-    assert out.getvalue().strip() in code
+        exec(compile(code, "example", "exec"), {})
+    assert "# " + out.getvalue().strip().replace("\n", "\n# ") in code
 
 
-@pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "yaml"])
-def test_the_configs_are_yaml(block):
-    assert isinstance(yaml.safe_load(block), dict)
+@pytest.mark.parametrize("code", [code for name, code in BLOCKS if name.endswith("yaml")])
+def test_the_configs_are_yaml(code):
+    assert isinstance(yaml.safe_load(code), dict)
+
+
+def test_a_property_of_your_own_comes_from_a_config():
+    node = next(yaml.safe_load(code) for name, code in BLOCKS if name == "extending: yaml")
+    assert pesloss.TotalLoss(node["terms"]).required["mtt::etot"].unit == "eV"
 
 
 def test_every_dependency_is_pinned_in_the_constraints():

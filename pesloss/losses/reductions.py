@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from pesloss.losses.batch import Batch, Channels, flat_rows, num_structures, structure_of_atom
 from pesloss.losses.properties import Rows
 from pesloss.names import unknown
+
+Denominator: TypeAlias = Literal["labels", "weights", "entries"]
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,10 @@ class Pooled(Reduction, ABC):
         ValueError: for an unknown denominator.
     """
 
-    Denominator = Literal["labels", "weights", "entries"]
-
-    def __init__(self, denominator: Denominator = "labels") -> None:
+    def __init__(self, denominator: str = "labels") -> None:
         super().__init__()
-        if denominator not in get_args(self.Denominator):
-            raise ValueError(unknown("denominator", denominator, get_args(self.Denominator)))
+        if denominator not in get_args(Denominator):
+            raise ValueError(unknown("denominator", denominator, get_args(Denominator)))
         self.denominator = denominator
 
     def forward(self, costs: Tensor, entries: Entries) -> Tensor:

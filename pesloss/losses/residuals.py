@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from math import sqrt
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +16,8 @@ from pesloss.losses.properties import Property
 from pesloss.names import unknown
 
 Shape = tuple[int, ...]
+Shear: TypeAlias = Literal["entries", "doubled", "mandel"]
+SHEAR_FACTORS: Mapping[str, float] = {"entries": 1.0, "doubled": 2.0, "mandel": sqrt(2.0)}
 
 
 class Residual(nn.Module, ABC):
@@ -95,13 +98,10 @@ class Voigt(Residual):
         Mandel's convention: J. Mandel, Int. J. Solids Struct. 1, 273 (1965).
     """
 
-    Shear = Literal["entries", "doubled", "mandel"]
-    _FACTORS = {"entries": 1.0, "doubled": 2.0, "mandel": sqrt(2.0)}  # noqa: RUF012
-
-    def __init__(self, shear: Shear = "entries") -> None:
+    def __init__(self, shear: str = "entries") -> None:
         super().__init__()
-        if shear not in self._FACTORS:
-            raise ValueError(unknown("shear convention", shear, get_args(self.Shear)))
+        if shear not in SHEAR_FACTORS:
+            raise ValueError(unknown("shear convention", shear, get_args(Shear)))
         self.shear = shear
 
     def entry_shape(self, prop: Property) -> Shape:
@@ -115,7 +115,7 @@ class Voigt(Residual):
         difference = prediction - label
         symmetric = 0.5 * (difference + difference.mT)
         diagonal = symmetric.diagonal(dim1=-2, dim2=-1)
-        return torch.cat([diagonal, self._FACTORS[self.shear] * _shear(symmetric)], dim=-1)
+        return torch.cat([diagonal, SHEAR_FACTORS[self.shear] * _shear(symmetric)], dim=-1)
 
     def labelled(self, label: Tensor) -> Tensor:
         known = ~(label.isnan() | label.mT.isnan())
