@@ -59,9 +59,10 @@ def learning_curves(folder: Path) -> Path | None:
     figure = Figure(figsize=(5 * (1 + len(errors)), 3.6), layout="constrained")
     axes = figure.subplots(1, 1 + len(errors), squeeze=False)[0]
     for name in terms:
-        axes[0].plot(*_smooth(steps, name), label=name.removeprefix("value/"), linewidth=1)
-    axes[0].set(xlabel="step", ylabel="value of the term", title="training loss")
-    axes[0].set_yscale(_scale(row[name] for row in steps for name in terms))
+        labelled = [row for row in steps if row[name] != 0]  # a step without labels of a term
+        if labelled:
+            axes[0].plot(*_smooth(labelled, name), label=name.removeprefix("value/"), linewidth=1)
+    axes[0].set(xlabel="step", ylabel="value of the term", yscale="log", title="training loss")
     axes[0].legend(frameon=False)
     for axis, name in zip(axes[1:], errors, strict=True):
         prop, unit = name.split("/")[1], name[name.index("[") + 1 : -1]
