@@ -19,12 +19,10 @@ def train(config: Any) -> float | None:
     """
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     # torch waits until it is needed: --help and a misspelt option are answered without it
-    from rich.console import Console
-
     from pesloss.report import conclude
-    from pesloss.training import prepare
+    from pesloss.training import open_console, prepare
 
-    console, folder = Console(), Path(HydraConfig.get().runtime.output_dir)
+    console, folder = open_console(), Path(HydraConfig.get().runtime.output_dir)
     fit = prepare(plain, folder, console)
     with fit.loggers:
         fit.loggers.start(folder, plain)

@@ -1,5 +1,6 @@
 """Training: optimizer steps, checkpoints, metrics and logs of a run."""
 
+from pesloss.training.console import open_console
 from pesloss.training.loggers import CSV, Logger, Loggers, WandB
 from pesloss.training.metrics import Errors, MeanPredictor, Metrics, displayed_unit
 from pesloss.training.prepare import prepare
@@ -18,5 +19,6 @@ __all__ = [
     "Trainer",
     "WandB",
     "displayed_unit",
+    "open_console",
     "prepare",
 ]

@@ -1,4 +1,4 @@
-"""What a person watches while it trains: a bar on a terminal, plain lines elsewhere."""
+"""What a person watches while a potential trains: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pesloss.losses import TotalLoss
+
+WIDTH = 120
+
+
+def open_console() -> Console:
+    """Standard output, as wide as the terminal; where there is none, wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 class Watch:
@@ -68,12 +76,12 @@ class Watch:
 
 def terms_table(loss: TotalLoss) -> Table:
     """What is minimised: each term with its first weight and its parts."""
-    table = Table(title=f"{type(loss).__name__}, {loss.weighting}", title_justify="left")
+    table = Table(title=f"{type(loss).__name__}, weighting {loss.weighting}", title_justify="left")
     for column in ("term", "weight", "unit", "residual", "penalty", "mask", "reduction"):
         table.add_column(column)
     for (name, term), weight in zip(loss.by_name.items(), loss.weighting.prior.tolist(), strict=True):
         unit = ", ".join(prop.unit for prop in term.required.values())
-        parts = [str(part) for part in term.children()]
+        parts = [str(part).removesuffix("()") for part in term.children()]
         table.add_row(*map(escape, (name, f"{weight:g}", unit, *parts)))
     return table
 
