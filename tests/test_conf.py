@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import pesloss
@@ -48,6 +49,12 @@ def test_every_option_builds(option):
     assert all(isinstance(logger, Logger) for logger in pesloss.build(config.logger).values())
     optimizer = pesloss.build(config.optimizer, [torch.nn.Parameter(torch.zeros(1))])
     pesloss.build(config.scheduler, optimizer)
+
+
+@pytest.mark.parametrize("name", options("loss"))
+def test_a_host_may_use_hydras_own_instantiate(name):
+    node = composed(f"loss={name}").loss
+    assert str(instantiate(node)) == str(pesloss.build(node))
 
 
 @pytest.mark.parametrize("name", options("weighting"))
