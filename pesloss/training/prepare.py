@@ -77,7 +77,7 @@ def check_labels(loss: TotalLoss, data: LoadedData) -> None:
         if name not in columns or bool(columns[name].isnan().all()):
             raise ValueError(
                 f"The loss has a term for '{name}', but no training structure has a label for it.\n"
-                f"{data.report}\nName its key with data.keys.{name}=..., or remove the term with "
+                f"{data.report}\nName its key with +data.keys.{name}=..., or remove the term with "
                 f"loss.weights.{name}=0."
             )
     known = {"config_type": data.config_types, "dataset": data.datasets}

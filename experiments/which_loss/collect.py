@@ -1,0 +1,59 @@
+"""Numbers and figure of this experiment from the folder of its sweep: ``python collect.py SWEEP [SWEEP ...]``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+COLUMNS = ("energy", "forces", "stress")
+
+
+def rows(sweeps: list[Path]) -> list[dict[str, object]]:
+    found = []
+    for file in (file for sweep in sweeps for file in sorted(sweep.glob("*/metrics.json"))):
+        overrides = yaml.safe_load((file.parent / ".hydra" / "overrides.yaml").read_text())
+        settings = dict(override.split("=", 1) for override in overrides)
+        metrics = json.loads(file.read_text())
+        errors = metrics["errors"]["test"]
+        row = {"loss": settings["loss"], "seed": settings["seed"], "seconds": metrics["seconds"]}
+        row |= {f"{name} {kind}": errors[name][kind] for name in COLUMNS for kind in ("mae", "rmse")}
+        found.append(row)
+    return found
+
+
+def plot(table: list[dict[str, object]], units: dict[str, str]) -> None:
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    names = list(dict.fromkeys(str(row["loss"]) for row in table))
+    for axis, name in zip(figure.subplots(1, 3), COLUMNS, strict=True):
+        for kind, marker in (("mae", "o"), ("rmse", "s")):
+            places = [names.index(str(row["loss"])) for row in table]
+            values = [row[f"{name} {kind}"] for row in table]
+            axis.plot(values, places, marker, alpha=0.7, label=kind.upper())
+        axis.set_yticks(range(len(names)), names)
+        axis.invert_yaxis()
+        axis.set(xlabel=f"test error [{units[name]}]", title=name, xscale="log")
+        axis.grid(axis="x", which="both", alpha=0.3)
+    figure.axes[0].legend(frameon=False)
+    FigureCanvasAgg(figure).print_figure(HERE / "errors.png", dpi=130)
+
+
+def main() -> None:
+    sweeps = [Path(argument) for argument in sys.argv[1:]]
+    table = rows(sweeps)
+    with (HERE / "errors.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+    first = json.loads(next(sweeps[0].glob("*/metrics.json")).read_text())["errors"]["test"]
+    plot(table, {name: first[name]["unit"] for name in COLUMNS})
+
+
+if __name__ == "__main__":
+    main()
