@@ -1,4 +1,4 @@
-"""Numbers and figure of this experiment from the folder of its sweep: ``python collect.py SWEEP [SWEEP ...]``."""
+"""Numbers and figure of this experiment from its sweeps: ``python collect.py SWEEP [SWEEP ...]``."""
 
 from __future__ import annotations
 
