@@ -1,6 +1,6 @@
 """What a loss costs: energy per atom, forces and stress, forward and backward, with labels missing or not.
 
-    python -m benchmarks.loss_cost [--threads 1] [--rounds 200]
+    python -m benchmarks.loss_cost [--threads 1] [--rounds 200] [--compile]
 
 Everything is timed in turn in one process; the table holds medians in µs, and ratios to the plain loss.
 """
@@ -76,12 +76,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--compile", action="store_true", help="time the compiled loss as well")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     terms = {"energy": {"residual": "per_atom"}, "forces": {}, "stress": {}}
     squared = NormalLoss(terms)
     huber = NormalLoss({name: {**t, "penalty": "huber"} for name, t in terms.items()}, huber_delta=0.01)
+    compiled = torch.compile(squared, dynamic=True, fullgraph=True) if options.compile else None
     print(f"torch {torch.__version__}, {options.threads} thread(s), medians in µs (ratio to plain)")
     for name, (structures, atoms) in SIZES.items():
         full, gaps = (batch_of(structures, atoms, missing) for missing in (0.0, 0.2))
@@ -96,6 +98,8 @@ def main() -> None:
             "pesloss with a Step, 20 % missing": once(_with_step(squared, gaps), predictions, gaps),
             "boolean indexing, 20 % missing": once(indexed, predictions, gaps),
         }
+        if compiled is not None:
+            runs["pesloss compiled, 20 % missing"] = once(compiled, predictions, gaps)
         found = medians(runs, max(options.rounds // (20 if atoms == 1000 else 1), 5))
         print(f"\n{name}")
         for label, value in found.items():

@@ -38,9 +38,10 @@ def plot(table: list[dict[str, object]], units: dict[str, str]) -> None:
             axis.plot(values, places, marker, alpha=0.7, label=kind.upper())
         axis.set_yticks(range(len(names)), names)
         axis.invert_yaxis()
-        axis.set(xlabel=f"test error [{units[name]}]", title=name, xscale="log")
-        axis.grid(axis="x", which="both", alpha=0.3)
-    figure.axes[0].legend(frameon=False)
+        axis.set(xlabel=f"test error [{units[name]}]", title=name)
+        axis.set_xlim(left=0)
+        axis.grid(axis="x", alpha=0.3)
+    figure.axes[2].legend(frameon=False, loc="lower right")
     FigureCanvasAgg(figure).print_figure(HERE / "errors.png", dpi=130)
 
 
