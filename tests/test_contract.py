@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from pesloss.losses.batch import sum_over_atoms
 from pesloss.models.contract import ContractError, check_potential
-from pesloss.models.geometry import edge_vectors, sum_over_atoms, volume
+from pesloss.models.geometry import edge_vectors, volume
 from pesloss.models.potential import Network, Potential
 from tests.structures import structures, to_batch
 

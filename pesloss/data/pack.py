@@ -74,6 +74,10 @@ class Packed:
             "edge_shift": self.edge_shift.index_select(0, edges).to(dtype),
         }
 
+    def labels(self) -> dict[str, Tensor]:
+        """All structures as one batch without edges, nothing copied: for statistics of the labels."""
+        return {"ptr": self.atom_ptr.to(self.atoms["positions"].device), **self.structures, **self.atoms}
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Packed:
         """The same on a device, where batches are then made."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))

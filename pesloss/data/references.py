@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
 from pesloss.data.structures import Structure
+from pesloss.losses.batch import sum_over_atoms
 from pesloss.names import unknown
 
 NUM_ELEMENTS = len(chemical_symbols)
@@ -124,7 +125,7 @@ class References(nn.Module):
             raise ValueError(
                 f"No reference energy for {_symbols(missing)}; there is one for {_symbols(self.as_dict())}."
             )
-        return energies.new_zeros(num_structures).index_add(0, structure_index, energies)
+        return sum_over_atoms(energies, structure_index, num_structures)
 
     def as_dict(self) -> dict[str, float]:
         """Reference energy of each element that has one, by symbol."""

@@ -60,3 +60,15 @@ def structure_of_atom(batch: Batch, num_atoms: int) -> Int[Tensor, "atoms"]:
 def flat_rows(values: Shaped[Tensor, "rows *entry"]) -> Shaped[Tensor, "rows entries"]:
     """Entries of each row side by side, also where there are no rows."""
     return values[:, None] if values.dim() == 1 else values.flatten(1)
+
+
+def spread_rows(values: Shaped[Tensor, "rows"], dims: int) -> Tensor:
+    """One value a row, shaped to broadcast over entries of so many dimensions."""
+    return values.reshape(-1, *[1] * dims)
+
+
+def sum_over_atoms(
+    values: Shaped[Tensor, "atoms *entry"], structure: Int[Tensor, "atoms"], num_structures: int
+) -> Shaped[Tensor, "structures *entry"]:
+    """Sum of the atoms' values in each structure."""
+    return values.new_zeros(num_structures, *values.shape[1:]).index_add(0, structure, values)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
-from pesloss.losses.batch import Batch, Channels, flat_rows, num_structures, structure_of_atom
+from pesloss.losses.batch import (
+    Batch,
+    Channels,
+    flat_rows,
+    num_structures,
+    structure_of_atom,
+    sum_over_atoms,
+)
 from pesloss.losses.properties import Rows
 from pesloss.names import unknown
 
-Denominator: TypeAlias = Literal["labels", "weights", "entries"]
+DENOMINATORS = ("labels", "weights", "entries")
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Entries:
         if self.rows == "structure":
             return per_row
         index = structure_of_atom(self.batch, per_row.shape[0])
-        return per_row.new_zeros(num_structures(self.batch)).index_add(0, index, per_row)
+        return sum_over_atoms(per_row, index, num_structures(self.batch))
 
 
 class Reduction(nn.Module, ABC):
@@ -81,8 +88,8 @@ class Pooled(Reduction, ABC):
 
     def __init__(self, denominator: str = "labels") -> None:
         super().__init__()
-        if denominator not in get_args(Denominator):
-            raise ValueError(unknown("denominator", denominator, get_args(Denominator)))
+        if denominator not in DENOMINATORS:
+            raise ValueError(unknown("denominator", denominator, DENOMINATORS))
         self.denominator = denominator
 
     def forward(self, costs: Tensor, entries: Entries) -> Tensor:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import sqrt
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from pesloss.losses.batch import Batch, atom_counts
+from pesloss.losses.batch import Batch, atom_counts, spread_rows
 from pesloss.losses.properties import Property
 from pesloss.names import unknown
 
 Shape = tuple[int, ...]
-Shear: TypeAlias = Literal["entries", "doubled", "mandel"]
 SHEAR_FACTORS: Mapping[str, float] = {"entries": 1.0, "doubled": 2.0, "mandel": sqrt(2.0)}
 
 
@@ -75,11 +74,11 @@ class PerAtom(Residual):
                 "residual 'per_atom' needs an extensive property of structures, such as energy. "
                 "Use residual 'difference'."
             )
-        return tuple(prop.shape)
+        return super().entry_shape(prop)
 
     def forward(self, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
         per_atom = atom_counts(batch).to(label.dtype).reciprocal()
-        return (prediction - label) * _rows(per_atom, label)
+        return (prediction - label) * spread_rows(per_atom, label.dim() - 1)
 
 
 class Voigt(Residual):
@@ -101,7 +100,7 @@ class Voigt(Residual):
     def __init__(self, shear: str = "entries") -> None:
         super().__init__()
         if shear not in SHEAR_FACTORS:
-            raise ValueError(unknown("shear convention", shear, get_args(Shear)))
+            raise ValueError(unknown("shear convention", shear, SHEAR_FACTORS))
         self.shear = shear
 
     def entry_shape(self, prop: Property) -> Shape:
@@ -124,11 +123,6 @@ class Voigt(Residual):
 
 def _shear(tensor: Tensor) -> Tensor:
     return torch.stack([tensor[..., 1, 2], tensor[..., 0, 2], tensor[..., 0, 1]], dim=-1)
-
-
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    """One value a row, shaped to multiply entries of any shape."""
-    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 RESIDUALS = {"difference": Difference, "per_atom": PerAtom, "voigt": Voigt}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pesloss.losses.batch import Batch
@@ -39,10 +39,3 @@ def volume(cell: Float[Tensor, "structures 3 3"]) -> Float[Tensor, "structures"]
     """Volume of each cell in Å³, ``|a · (b × c)|``; 0 where there is none."""
     a, b, c = cell.unbind(1)
     return (a * torch.linalg.cross(b, c)).sum(-1).abs()
-
-
-def sum_over_atoms(
-    values: Float[Tensor, "atoms *entry"], structure: Int[Tensor, "atoms"], num_structures: int
-) -> Float[Tensor, "structures *entry"]:
-    """Sum of the atoms' values in each structure."""
-    return values.new_zeros(num_structures, *values.shape[1:]).index_add(0, structure, values)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pesloss.models.geometry import sum_over_atoms
+from pesloss.losses.batch import spread_rows, sum_over_atoms
 from pesloss.names import unknown
 
 
@@ -36,7 +36,7 @@ class Atoms(NamedTuple):
 
     def centred(self, values: Float[Tensor, "atoms *entry"]) -> Float[Tensor, "atoms *entry"]:
         """Values less their mean over the atoms of their structure."""
-        counts = self.counts.clamp(min=1).view(-1, *[1] * (values.dim() - 1))
+        counts = spread_rows(self.counts.clamp(min=1), values.dim() - 1)
         return values - (self.total(values) / counts).index_select(0, self.structure)
 
 

@@ -53,9 +53,8 @@ def conclude(fit: Fit, fitted: Fitted, console: Console) -> dict[str, Any]:
 
 def mean_errors(fit: Fit, parts: Mapping[str, Packed]) -> dict[str, ByProperty]:
     """Errors of predicting the mean training label, on each split."""
-    train = fit.data.train
-    predictor = MeanPredictor(fit.loss.required, train.batch(range(len(train))))
-    return {name: _errors(fit, predictor, part.batch(range(len(part)))) for name, part in parts.items()}
+    predictor = MeanPredictor(fit.loss.required, fit.data.train.labels())
+    return {name: _errors(fit, predictor, part.labels()) for name, part in parts.items()}
 
 
 def errors_table(title: str, errors: Mapping[str, ByProperty], baseline: Mapping[str, ByProperty]) -> Table:

@@ -9,9 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions, atom_counts
+from pesloss.losses.batch import Batch, Predictions, atom_counts, spread_rows
 from pesloss.losses.distributed import ranks, sum_over_ranks
 from pesloss.losses.properties import Property
+
+KINDS = ("mae", "rmse")
+"""Errors that can select a checkpoint."""
 
 
 def displayed_unit(prop: Property) -> tuple[float, str]:
@@ -36,7 +39,7 @@ def compared(prop: Property, values: Tensor, batch: Batch) -> Tensor:
     values = values.double()
     if not compared_per_atom(prop):
         return values
-    return values / atom_counts(batch).to(values).view(-1, *[1] * (values.dim() - 1))
+    return values / spread_rows(atom_counts(batch), values.dim() - 1)
 
 
 class Metrics:
@@ -118,4 +121,4 @@ class MeanPredictor:
         mean = self.means[name].expand(batch[name].shape)
         if not compared_per_atom(self.properties[name]):
             return mean
-        return mean * atom_counts(batch).view(-1, *[1] * (mean.dim() - 1))
+        return mean * spread_rows(atom_counts(batch), mean.dim() - 1)

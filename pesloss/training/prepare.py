@@ -16,7 +16,9 @@ from rich.console import Console
 from pesloss import build
 from pesloss.data import LoadedData, Packed
 from pesloss.losses import TotalLoss
+from pesloss.losses.batch import atom_counts
 from pesloss.models import Potential
+from pesloss.models.potential import DERIVATIVES
 from pesloss.names import unknown
 from pesloss.training.console import terms_table
 from pesloss.training.loggers import Loggers
@@ -72,9 +74,9 @@ def check_labels(loss: TotalLoss, data: LoadedData) -> None:
     Raises:
         ValueError: naming the property without labels and what lay unread, or the unknown group.
     """
+    labels = data.train.labels()
     for name in loss.required:
-        columns = {**data.train.structures, **data.train.atoms}
-        if name not in columns or bool(columns[name].isnan().all()):
+        if name not in labels or bool(labels[name].isnan().all()):
             raise ValueError(
                 f"The loss has a term for '{name}', but no training structure has a label for it.\n"
                 f"{data.report}\nName its key with +data.keys.{name}=..., or remove the term with "
@@ -89,19 +91,19 @@ def check_labels(loss: TotalLoss, data: LoadedData) -> None:
 
 def energy_scale(train: Packed) -> float:
     """Unit of atomic energies for a fresh model, in eV: RMS force times 1 Å, or the RMS energy per atom."""
-    if "forces" in train.atoms:
-        forces = train.atoms["forces"].double()
-        return max(float(forces[~forces.isnan()].square().mean().sqrt()), 1e-3)
-    if "energy" in train.structures:
-        per_atom = train.structures["energy"].double() / train.atom_ptr.diff()
-        return max(float(per_atom[~per_atom.isnan()].square().mean().sqrt()), 1e-3)
-    return 1.0
+    labels = train.labels()
+    if "forces" in labels:
+        values = labels["forces"].double()
+    elif "energy" in labels:
+        values = labels["energy"].double() / atom_counts(labels)
+    else:
+        return 1.0
+    return max(float(values[~values.isnan()].square().mean().sqrt()), 1e-3)
 
 
 def _heads(loss: TotalLoss) -> list[str]:
     """What the network itself must predict; derivatives follow from its energy."""
-    derivatives = ("forces", "stress", "virial")
-    return ["energy", *(name for name in loss.required if name not in ("energy", *derivatives))]
+    return ["energy", *(name for name in loss.required if name not in ("energy", *DERIVATIVES))]
 
 
 def _loggers(config: Config, fabric: Fabric) -> list[Any]:

@@ -23,7 +23,7 @@ from pesloss.names import unknown
 from pesloss.training import checkpoint
 from pesloss.training.console import Watch
 from pesloss.training.loggers import Loggers
-from pesloss.training.metrics import Errors, Metrics
+from pesloss.training.metrics import KINDS, Errors, Metrics
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -112,7 +112,7 @@ class Trainer:
             ValueError: if the loss does not train such a property.
         """
         trained = list(loss.required)
-        known = [f"{name}/{kind}" for name in trained for kind in ("mae", "rmse")]
+        known = [f"{name}/{kind}" for name in trained for kind in KINDS]
         if self.score is None:
             return f"{'forces' if 'forces' in trained else trained[0]}/mae"
         if self.score not in known:
@@ -157,6 +157,7 @@ class Fit:
         self.model, self.optimizer = fabric.setup(potential, optimizer)
         self.scheduler, self.loggers, self.folder, self.about = scheduler, loggers, folder, about
         self.seed, self.step, self.score = seed, 0, trainer.score_of(loss)
+        self.required = list(loss.required)
         self.best: tuple[int, float | None] = (0, None)
 
     def run(self, console: Console) -> Fitted:
@@ -206,7 +207,7 @@ class Fit:
         outputs = []
         for i, batch in enumerate(parts):
             with self.fabric.no_backward_sync(self.model, enabled=i < len(parts) - 1):
-                predictions = self.model(batch, list(self.loss.required))
+                predictions = self.model(batch, self.required)
                 outputs.append(self.loss.evaluate(predictions, batch, step))
                 self._check(outputs[-1].total, predictions, batch)
                 self.fabric.backward(outputs[-1].total)
@@ -220,7 +221,7 @@ class Fit:
         """Predictions of all batches of a step, where its loss needs them before the first gradient."""
         if self.loss.linear:
             return None
-        return (self.potential(batch, list(self.loss.required), training=False) for batch in parts)
+        return (self.potential(batch, self.required, training=False) for batch in parts)
 
     def _check(self, total: Tensor, predictions: Predictions, batch: Batch) -> None:
         value = float(total.detach())
@@ -265,7 +266,7 @@ class Fit:
         row = {
             f"val/{prop}/{kind} [{found.unit}]": getattr(found, kind)
             for prop, found in errors.items()
-            for kind in ("mae", "rmse")
+            for kind in KINDS
         }
         self.loggers.log("epochs", {"step": self.step, "epoch": epoch, "loss": loss, **row, **self._rates()})
         words = "" if score is None else f"val {self.score} {score:.4g} {errors[name].unit}"
@@ -288,7 +289,7 @@ class Fit:
             world_size=self.fabric.world_size,
         ):
             batch = part.batch(indices)
-            yield batch, self.potential(batch, list(self.loss.required))
+            yield batch, self.potential(batch, self.required)
 
     def _save(self, name: str, epoch: int) -> None:
         if self.fabric.is_global_zero:
@@ -307,11 +308,14 @@ class Fit:
 
 def _numbers(outputs: list[LossOutput]) -> dict[str, float]:
     """Total, values and weights of a step, whose batches each hold a share."""
-    values = {
-        f"value/{name}": float(torch.stack([output.values[name] for output in outputs]).sum())
-        for name in outputs[0].values
-    }
-    weights = {f"weight/{name}": float(weight) for name, weight in outputs[-1].weights.items()}
-    regulariser = sum(float(output.regulariser) for output in outputs)
-    total = sum(float(output.total.detach()) for output in outputs)
-    return {"loss": total, **values, **weights, "regulariser": regulariser}
+
+    def over_batches(shares: list[Tensor]) -> Tensor:
+        return torch.stack(shares).double().sum()
+
+    numbers = {"loss": over_batches([output.total.detach() for output in outputs])}
+    for name in outputs[0].values:
+        numbers[f"value/{name}"] = over_batches([output.values[name] for output in outputs])
+    numbers |= {f"weight/{name}": weight.double() for name, weight in outputs[-1].weights.items()}
+    numbers["regulariser"] = over_batches([output.regulariser for output in outputs])
+    # together, because each number that is read makes the host wait for the device
+    return dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))

@@ -10,7 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions, flat_rows, num_atoms, num_structures, structure_of_atom
+from pesloss.losses.batch import (
+    Batch,
+    Predictions,
+    flat_rows,
+    num_atoms,
+    num_structures,
+    spread_rows,
+    structure_of_atom,
+)
 from pesloss.losses.masks import MASKS, Mask
 from pesloss.losses.penalties import PENALTIES, Penalty
 from pesloss.losses.properties import Property, as_property
@@ -121,7 +129,7 @@ class PropertyTerm(Term):
             included = included & (weights != 0)
         rows = self.mask(batch)
         if rows is not None:
-            included = included & rows.reshape(-1, *[1] * (included.dim() - 1))
+            included = included & spread_rows(rows, included.dim() - 1)
         return Entries(included, weights, self.property.rows, batch)
 
     def _weights(self, batch: Batch) -> Float[Tensor, "#rows *weight"] | None:
@@ -136,7 +144,7 @@ class PropertyTerm(Term):
         cost_dims = 0 if self.penalty.per_row else len(self._entry)
         for key in ("weight", f"{self.property.name}_weight"):
             if key in batch:
-                yield self._spread(key, batch).reshape(-1, *[1] * cost_dims)
+                yield spread_rows(self._spread(key, batch), cost_dims)
         if "atom_weight" in batch and self.property.rows == "atom":
             yield self._atom_weight(batch, cost_dims)
         if self.components is not None:
@@ -161,7 +169,7 @@ class PropertyTerm(Term):
                 f"'atom_weight' has {weight.shape[0]} rows, expected one an atom ({num_atoms(batch)})."
             )
         if weight.dim() == 1:
-            return weight.reshape(-1, *[1] * cost_dims)
+            return spread_rows(weight, cost_dims)
         if self.penalty.per_row or self._entry != tuple(weight.shape[1:]):
             raise ValueError(
                 f"'atom_weight' has shape {tuple(weight.shape)}, one number a component, but the costs of "
@@ -219,4 +227,4 @@ class PropertyTerm(Term):
 
 def _over_entries(rows: Tensor, entry: tuple[int, ...]) -> Tensor:
     """Rows shaped to broadcast over entries of a residual; what has the entries' shape already stays."""
-    return rows if rows.dim() == 1 + len(entry) else rows.reshape(-1, *[1] * len(entry))
+    return rows if rows.dim() == 1 + len(entry) else spread_rows(rows, len(entry))
