@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -77,6 +77,10 @@ class Packed:
     def labels(self) -> dict[str, Tensor]:
         """All structures as one batch without edges, nothing copied: for statistics of the labels."""
         return {"ptr": self.atom_ptr.to(self.atoms["positions"].device), **self.structures, **self.atoms}
+
+    def chunks(self) -> Iterator[dict[str, Tensor]]:
+        """The labels of all structures, some structures at a time, without edges: for statistics."""
+        yield self.labels()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Packed:
         """The same on a device, where batches are then made."""
