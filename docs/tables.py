@@ -1,17 +1,23 @@
-"""The tables of the README, made from the code: ``python docs/tables.py`` writes them there."""
+"""The tables of README and docs, made from the code: ``python docs/tables.py`` writes them there."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from pesloss.data import Files
+from pesloss.data.files import File
 from pesloss.losses import MASKS, PENALTIES, PROPERTIES, REDUCTIONS, RESIDUALS
+from pesloss.training import Trainer
+from pesloss.training.metrics import NUMBERS, TOTALS, VECTORS
 from pesloss.weighting import WEIGHTINGS
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
 START, END = "<!-- tables: python docs/tables.py -->\n", "<!-- end of tables -->\n"
 PARTS: Mapping[str, Mapping[str, Any]] = {
     "residual": RESIDUALS,
@@ -20,18 +26,19 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
     "reduction": REDUCTIONS,
     "weighting": WEIGHTINGS,
 }
+METRICS = {
+    "energies (per atom), charges": NUMBERS,
+    "energies of whole structures": TOTALS,
+    "vectors and tensors; virials per atom": VECTORS,
+}
 
 
-def tables() -> str:
-    """All of them, one after another."""
-    return "\n".join((_properties(), _parts(), _losses(), _groups()))
-
-
-def written(readme: str) -> str:
-    """A README with its tables replaced."""
-    before, _, rest = readme.partition(START)
+def written(page: str, text: str) -> str:
+    """A page with its tables replaced."""
+    before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
-    return f"{before}{START}\n{tables()}\n{END}{after}"
+    tables = "\n".join(table() for table in PAGES[page])
+    return f"{before}{START}\n{tables}\n{END}{after}"
 
 
 def _properties() -> str:
@@ -52,11 +59,62 @@ def _parts() -> str:
 
 
 def _losses() -> str:
+    return _by_name("Losses by name", "loss")
+
+
+def _data() -> str:
+    return _by_name("Data by name", "data")
+
+
+def _by_name(title: str, group: str) -> str:
+    """Options of a group of configs with the first line of each."""
     rows = [
-        (f"`loss={path.stem}`", path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "))
-        for path in sorted((ROOT / "conf" / "loss").glob("*.yaml"))
+        (f"`{group}={path.stem}`", path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "))
+        for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
     ]
-    return _table("Losses by name", ("option", "what it is"), rows)
+    return _table(title, ("option", "what it is"), rows)
+
+
+def _trainer() -> str:
+    return _settings("Settings of `trainer`", Trainer, "trainer/default")
+
+
+def _files() -> str:
+    return _settings("Options of `data=files`", Files, "data/files")
+
+
+def _file() -> str:
+    rows = [(f"`{name}`", meaning) for name, meaning in _arguments(File).items()]
+    return _table("Entries of a file", ("entry", "what it is"), rows)
+
+
+def _settings(title: str, kind: type, config: str) -> str:
+    """Arguments of a class with the values that a config gives them."""
+    given = yaml.safe_load((ROOT / "conf" / f"{config}.yaml").read_text(encoding="utf-8"))
+    rows = [
+        (f"`{name}`", f"`{_value(given.get(name))}`", meaning) for name, meaning in _arguments(kind).items()
+    ]
+    return _table(title, ("setting", "by default", "what it is"), rows)
+
+
+def _value(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
+
+
+def _arguments(kind: type) -> dict[str, str]:
+    """What the docstring of a class says of each argument."""
+    text = (inspect.getdoc(kind) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    found = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", text, re.DOTALL | re.MULTILINE)
+    return {name: " ".join(meaning.split()).replace("``", "`").replace("|", r"\|") for name, meaning in found}
+
+
+def _metrics() -> str:
+    rows = [
+        (f"`{name}`", what, kind.meaning.replace("|", r"\|"))
+        for what, kinds in METRICS.items()
+        for name, kind in kinds.items()
+    ]
+    return _table("Metrics, with e the prediction minus the label", ("name", "of", "definition"), rows)
 
 
 def _groups() -> str:
@@ -88,5 +146,14 @@ def _table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> st
     return "\n".join(lines) + "\n"
 
 
+PAGES: Mapping[str, Iterable[Callable[[], str]]] = {
+    "README.md": (_properties, _parts, _losses, _metrics, _data, _groups),
+    "docs/training.md": (_trainer,),
+    "docs/data.md": (_files, _file),
+}
+
+
 if __name__ == "__main__":
-    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(written(page, path.read_text(encoding="utf-8")), encoding="utf-8")

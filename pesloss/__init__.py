@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         explain_nonfinite,
         group_code,
     )
+    from pesloss.models.trained import load
 
 __all__ = [
     "Absolute",
@@ -67,14 +68,16 @@ __all__ = [
     "build",
     "explain_nonfinite",
     "group_code",
+    "load",
 ]
+_HOMES = {"build": "pesloss.building", "load": "pesloss.models.trained"}
 
 
 def __getattr__(name: str) -> Any:
     """The public names, imported on first use: ``--help`` must not wait for torch."""
     if name not in __all__:
         raise AttributeError(f"module 'pesloss' has no attribute '{name}'; it has {__all__}")
-    return getattr(importlib.import_module("pesloss.building" if name == "build" else "pesloss.losses"), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "pesloss.losses")), name)
 
 
 def __dir__() -> list[str]:

@@ -9,9 +9,11 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +40,7 @@ from omegaconf.errors import (
 
 from pesloss.building import BuildError
 from pesloss.names import unknown
+from pesloss.processes import started_by_launcher
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SHOWN = "_pesloss_shown"
@@ -50,18 +53,21 @@ def hydra_app(
     task: Callable[[DictConfig], Any],
     config_name: str = "train",
     config_path: str = "pkg://pesloss.conf",
+    arguments: Callable[[list[str]], list[str]] = list,
 ) -> Callable[[], None]:
     """Command-line program that composes a config and runs a task with it, once or for every job of a sweep.
 
     It is ``hydra.main`` with other error messages. A mistake of the user's ends in a sentence on stderr and
     status 1, Ctrl-C in status 130; any other error keeps its traceback. In a sweep the error of a job is
     shown as soon as the job fails, and the job's log file gets the whole traceback. With
-    ``HYDRA_FULL_ERROR=1`` nothing is changed.
+    ``HYDRA_FULL_ERROR=1`` nothing is changed. Of the processes that ``torchrun`` or ``srun`` starts, only the
+    first has an output folder.
 
     Args:
         task: what to do with the config of one job; its result is what a sweeper optimizes.
         config_name: name of the primary config in ``config_path``.
         config_path: where the configs are, as ``hydra.main`` takes it.
+        arguments: what to make of the command line's arguments before Hydra reads them.
     """
     ours = {"pesloss", "__main__", task.__module__.partition(".")[0]}
 
@@ -71,22 +77,42 @@ def hydra_app(
             hydra.main, version_base="1.3", config_path=config_path, config_name=config_name
         )
         wished = os.environ.get(_FULL_ERROR)
-        if wished == "1":
-            return run()(task)()
-        job = _job(task, wished, ours)
+        job = task if wished == "1" else _job(task, wished, ours)
         try:
             # otherwise Hydra prints the error and keeps it to itself
-            with _environment(_FULL_ERROR, "1"):
+            with _environment(_FULL_ERROR, "1"), _arguments(arguments):
                 return run()(job)()
-        except KeyboardInterrupt:
-            sys.stderr.write("\nInterrupted.\n")
-            sys.exit(130)
+        except KeyboardInterrupt as stop:
+            sys.stderr.write(f"\n{str(stop) or 'Interrupted.'}\n")
+            sys.exit(getattr(stop, "status", 130))
         except Exception as error:
+            if wished == "1":
+                raise
             if not hasattr(error, _SHOWN):
                 sys.stderr.write(f"{_report(error, ours)}\n")
             sys.exit(1)
 
     return main
+
+
+def resumed_arguments(arguments: list[str]) -> list[str]:
+    """``resume=FOLDER`` means: what that run was started with, what is given now, and its folder.
+
+    Choosing an option of a group anew forgets what was set in the option before.
+
+    Raises:
+        FileNotFoundError: if there is no such run.
+    """
+    folders = [a.partition("=")[2] for a in arguments if a.startswith("resume=")]
+    if not folders or folders[-1].lower() in ("", "null", "true", "false"):
+        return arguments
+    folder = Path(folders[-1])
+    folder = folder.parent if folder.suffix == ".ckpt" else folder
+    old = _overrides(folder)
+    given = [a for a in arguments if not a.startswith("resume=")]
+    keys = {_key(a) for a in given if "=" in a}
+    kept = [override for override in old if not _is_replaced(_key(override), keys)]
+    return [*kept, *given, f"hydra.run.dir={folder}", "resume=true"]
 
 
 def explain(error: BaseException, ours: frozenset[str] | set[str] = frozenset({"pesloss"})) -> str | None:
@@ -110,6 +136,39 @@ def explain(error: BaseException, ours: frozenset[str] | set[str] = frozenset({"
         # a KeyError would put its sentence in quotes
         return str(error.args[0] if isinstance(error, KeyError) and error.args else error) or None
     return sentence
+
+
+def _overrides(folder: Path) -> list[str]:
+    """What a run was started with; Hydra's own note of it is of the last attempt, which may have failed."""
+    from pesloss.checkpoint import LAST, read  # torch waits until it is needed
+
+    if not (folder / LAST).exists():
+        raise FileNotFoundError(f"There is no training to resume in {folder}: it has no {LAST}.")
+    return list(read(folder / LAST)["overrides"])
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _is_replaced(old: str, keys: set[str]) -> bool:
+    groups = [key for key in keys if "." not in key]
+    return old in keys or old == "resume" or any(old.startswith((f"{g}.", f"{g}/")) for g in groups)
+
+
+@contextmanager
+def _arguments(change: Callable[[list[str]], list[str]]) -> Iterator[None]:
+    """The command line as Hydra is to see it; all processes but the first write to a passing folder."""
+    before, process = sys.argv, started_by_launcher()
+    with ExitStack() as stack:
+        sys.argv = [before[0], *change(before[1:])]
+        if process is not None and process.rank > 0:
+            aside = stack.enter_context(tempfile.TemporaryDirectory())
+            sys.argv += [f"hydra.run.dir={aside}", f"hydra.sweep.dir={aside}"]
+        try:
+            yield
+        finally:
+            sys.argv = before
 
 
 def _job(

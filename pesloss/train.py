@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from pesloss.cli import hydra_app
+from pesloss.cli import hydra_app, resumed_arguments
 
 
 def train(config: Any) -> float | None:
@@ -19,19 +19,42 @@ def train(config: Any) -> float | None:
     """
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     # torch waits until it is needed: --help and a misspelt option are answered without it
-    from pesloss.report import conclude
-    from pesloss.training import open_console, prepare
+    from pesloss import build, train
+    from pesloss.training import launch
 
-    console, folder = open_console(), Path(HydraConfig.get().runtime.output_dir)
-    fit = prepare(plain, folder, console)
+    job = HydraConfig.get()
+    arguments = (plain, job.runtime.output_dir, list(job.overrides.task))
+    return launch(build(plain["trainer"]), train.run, *arguments)
+
+
+def run(fabric: Any, config: dict[str, Any], output_dir: str, overrides: list[str]) -> float | None:
+    """The same in each of the processes that train together; they write to the folder of the first."""
+    from pesloss.training import MeanPredictor, open_console, prepare
+    from pesloss.training.metrics import groups_of
+
+    console, folder = open_console(), Path(fabric.broadcast(output_dir))
+    fit = prepare(config, fabric, folder, console, overrides)
     with fit.loggers:
-        fit.loggers.start(folder, plain)
+        fit.loggers.start(folder, config, fit.progress.step)
         fitted = fit.run(console)
-        fit.loggers.summarize(conclude(fit, fitted, console))
+        from pesloss.report import conclude  # plots wait until there is something to plot
+
+        parts = {"val": fit.data.val, "test": fit.data.test}
+        metrics = conclude(
+            {name: fit.predict(part) for name, part in parts.items() if part is not None},
+            fit.loss.required,
+            folder=folder if fabric.is_global_zero else None,
+            console=console,
+            title=f"Errors of epoch {fitted.best_epoch}; {fitted.ended}",
+            groups=groups_of(fit.data.config_types, fit.data.datasets),
+            mean=MeanPredictor(fit.loss.required, fit.about["means"]),
+            about=fitted.as_dict(),
+        )
+        fit.loggers.summarize(metrics)
     return fitted.best_score
 
 
-main = hydra_app(train)
+main = hydra_app(train, arguments=resumed_arguments)
 
 if __name__ == "__main__":
     main()

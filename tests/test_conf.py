@@ -18,7 +18,11 @@ from pesloss.weighting import Weighting
 
 CONF = Path(pesloss.__file__).parent.parent / "conf"
 OPTIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.yaml"))
-FILLED = {"data/extxyz": ["data.train=some.xyz"]}
+FILLED = {
+    option: ["data.train=some.xyz"]
+    for option in OPTIONS
+    if option.startswith("data/") and option != "data/bundled"
+}
 
 
 def composed(*overrides: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
-from pesloss.data import Bundled, Files, LoadedData
+from pesloss.data import Bundled, Files, LoadedData, Packed, References
 from pesloss.losses.properties import as_properties
 
 PROPERTIES = as_properties(["energy", "forces"])
@@ -53,11 +54,15 @@ def load(data: Files | Bundled, properties=PROPERTIES) -> LoadedData:
 
 def rows(data: LoadedData) -> dict[str, list[int]]:
     parts = {"train": data.train, "val": data.val, "test": data.test}
-    return {part: packed.structures["index"].tolist() for part, packed in parts.items() if packed is not None}
+    return {part: packed.rows.tolist() for part, packed in parts.items() if packed is not None}
+
+
+def energies(part: Packed) -> torch.Tensor:
+    return torch.cat([chunk["energy"] for chunk in part.chunks()])
 
 
 def every_row_once(data: LoadedData) -> bool:
-    return sorted(row for part in rows(data).values() for row in part) == list(range(len(data.sources)))
+    return sorted(row for part in rows(data).values() for row in part) == list(range(len(data.store)))
 
 
 def test_parts_are_split_off_at_random_and_reproducibly(paths):
@@ -95,7 +100,7 @@ def test_frames_of_one_parent_stay_in_one_part(paths):
 def test_energies_lose_references_of_the_training_set(paths):
     data = load(Files(paths["a"], val_fraction=0.5, test_fraction=0))
     for packed in (data.train, data.val):
-        assert packed.structures["energy"].abs().max() < 0.1
+        assert energies(packed).abs().max() < 0.1
     assert data.references.as_dict().keys() == E0.keys()
     assert "fit to 10 structures; rank 2 of 3" in data.references.note
     other = load(Files(paths["a"], paths["b"], test_fraction=0)).references
@@ -116,7 +121,7 @@ def test_isolated_atoms_may_have_a_file_or_be_in_the_set(paths):
 def test_references_are_given_or_none(paths):
     assert load(Files(paths["a"], references=E0)).references.as_dict() == E0
     raw = load(Files(paths["a"], references="none"))
-    assert (raw.train.structures["energy"] < -1000).all()
+    assert (energies(raw.train) < -1000).all()
     assert load(Files(paths["a"]), as_properties(["forces"])).references.note.startswith("none")
 
 
@@ -134,7 +139,7 @@ def test_names_and_sources_are_known(paths):
     data = load(Files({"wet": paths["a"], "dry": [paths["b"]]}, test=paths["c"]))
     assert data.datasets == ("c", "dry", "wet")
     assert data.config_types == ("type 0", "type 1")
-    assert data.sources[25] == f"{paths['b']}, structure 5"
+    assert data.source(25) == f"{paths['b']}, structure 5"
     assert [file.dataset for file in data.report.files] == ["wet", "dry", "c"]
 
 
@@ -145,9 +150,69 @@ def test_keys_are_sought_in_all_files_together(paths, tmp_path):
         del atoms.calc.results["forces"]
     write(tmp_path / "renamed.xyz", renamed)
     data = load(Files(paths["a"], tmp_path / "renamed.xyz", test_fraction=0, keys={"energy": "energy"}))
-    assert "energy" not in data.val.structures
+    assert data.train.labelled == ("energy", "forces")
+    assert data.val.labelled == ()
     with pytest.raises(KeyError, match=r"'energy' is to be read from 'F'"):
         load(Files(paths["a"], keys={"energy": "F"}))
+
+
+def test_given_references_need_no_training_structures(paths):
+    given = References({symbol: energy / 2 for symbol, energy in E0.items()})
+    data = Files(None, test=paths["a"]).load(PROPERTIES, 3.0, torch.float32, given)
+    assert rows(data) == {"train": [], "test": list(range(20))}
+    assert data.references is given
+    assert (energies(data.test) < -500).all()
+    trained = Files(paths["a"]).load(PROPERTIES, 3.0, torch.float64, given)
+    assert trained.references is given
+    with pytest.raises(ValueError, match="references = 'fit' needs training structures, and train is null"):
+        load(Files(None, test=paths["a"]))
+    assert load(Files(None, test=paths["a"], references="none", group_by={"b": "name"})).test is not None
+    with pytest.raises(ValueError, match="No reference energy for C; there is one for H, O"):
+        Files(None, test=paths["a"]).load(PROPERTIES, 3.0, torch.float64, References({"H": 1.0, "O": 1.0}))
+
+
+def test_sampling_is_for_training(paths):
+    files = [{"path": str(paths["a"]), "sampling": 2.5}, {"path": str(paths["b"])}]
+    data = load(Files(files, paths["c"], test_fraction=0.25))
+    from_a = data.train.rows < 20
+    assert data.train.sampling.tolist() == np.where(from_a, 2.5, 1.0).tolist()
+    assert (data.val.sampling == 1).all()
+    assert (data.test.sampling == 1).all()
+
+
+def test_one_file_may_be_cut_into_parts_that_do_not_overlap(paths):
+    def part(index: str) -> dict[str, str]:
+        return {"path": str(paths["a"]), "index": index}
+
+    data = load(Files(part(":12"), part("12:16"), part("16:")))
+    assert rows(data) == {"train": list(range(12)), "val": list(range(12, 16)), "test": list(range(16, 20))}
+    assert data.source(13) == f"{paths['a']}, structure 13"
+    with pytest.raises(ValueError, match=r"a.xyz, structure 11 is given 2 times; a structure may train"):
+        load(Files(part(":12"), part("11:")))
+
+
+def test_two_loads_of_the_same_have_one_fingerprint(paths, tmp_path):
+    first = load(Files(paths["a"])).fingerprint
+    shutil.copy(paths["a"], tmp_path / "copy.xyz")
+    assert load(Files({"a": tmp_path / "copy.xyz"}, cache=None)).fingerprint == first
+    others = [
+        load(Files(paths["b"])),
+        load(Files(paths["a"], seed=1)),
+        load(Files(paths["a"], references="none")),
+        load(Files({"path": str(paths["a"]), "sampling": 2.0})),
+        load(Files({"path": str(paths["a"]), "weight": 2.0})),
+        load(Files(paths["a"]), as_properties(["energy"])),
+        Files(paths["a"]).load(PROPERTIES, 1.2, torch.float64),
+        Files(paths["a"]).load(PROPERTIES, 3.0, torch.float32),
+    ]
+    assert len({first, *(data.fingerprint for data in others)}) == 9
+
+
+def test_a_part_that_would_be_empty_is_named(paths):
+    with pytest.raises(ValueError, match=r"'val' gets no structure: 5 groups are too few for"):
+        load(Files(paths["a"], group_by="name", val_fraction=0.01))
+    with pytest.raises(ValueError, match=r"of 2 structures leave 0 for train"):
+        load(Files({"path": str(paths["a"]), "index": ":2"}))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +268,7 @@ def test_groups_stay_together_by_dataset(paths):
 
 def test_no_molecule_of_the_bundled_data_is_in_two_parts():
     data = load(Bundled(), as_properties(["energy"]))
-    parts = [set(part.structures["index"].tolist()) for part in (data.train, data.val, data.test)]
+    parts = [set(part.rows.tolist()) for part in (data.train, data.val, data.test)]
     molecules = [
         {row // 4 for row in part if row < 600} for part in parts
     ]  # four frames each, one after another

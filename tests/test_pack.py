@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -174,37 +175,68 @@ def test_an_element_without_reference_is_named(structures):
         pack(structures, ALL, CUTOFF, references=References({"H": 1.0, "C": 2.0}))
 
 
-def test_rows_of_the_whole_set_travel_along(structures):
-    packed = pack(structures[1:3], ALL, CUTOFF, index=[17, 5])
-    assert packed.batch([1, 0])["index"].tolist() == [5, 17]
+def test_a_part_of_a_set_gives_the_batches_of_its_structures(packed):
+    part = Packed(packed.store, np.array([3, 0]))
+    assert len(part) == 2
+    assert part.num_atoms.tolist() == [4, 9]
+    assert part.num_edges.tolist() == [packed.num_edges[3], packed.num_edges[0]]
+    for name, tensor in part.batch([1, 0]).items():
+        torch.testing.assert_close(tensor, packed.batch([0, 3])[name], rtol=0, atol=0, equal_nan=True)
 
 
-def test_a_copy_on_a_device_gives_the_same_batch(packed):
-    for name, tensor in packed.to("cpu").batch([2, 0]).items():
-        torch.testing.assert_close(tensor, packed.batch([2, 0])[name], rtol=0, atol=0, equal_nan=True)
+def test_what_nobody_labels_in_a_part_is_absent_there(packed):
+    assert packed.labelled == ("energy", "forces", "stress", "virial")
+    part = Packed(packed.store, np.array([1, 3]))
+    assert part.labelled == ()
+    assert not set(part.batch([0])) & set(ALL)
+    assert Packed(packed.store, np.array([0, 3])).labelled == ("energy", "forces")
 
 
-def test_a_device_is_never_waited_for(packed):
-    """A tensor on ``meta`` has a shape and no values: whoever asks for one fails."""
-    batch, expected = packed.to("meta").batch([2, 0]), packed.batch([2, 0])
-    assert {name: tensor.shape for name, tensor in batch.items()} == {n: t.shape for n, t in expected.items()}
-    assert all(tensor.is_meta for tensor in batch.values())
+def test_chunks_hold_the_labels_of_all_structures(structures, monkeypatch):
+    monkeypatch.setattr("pesloss.data.packed.CHUNK", 3)
+    packed = pack(structures, ALL, CUTOFF)
+    chunks, whole = list(packed.chunks()), packed.batch(range(4))
+    assert [len(chunk["ptr"]) - 1 for chunk in chunks] == [3, 1]
+    assert set(chunks[0]) == {name for name in whole if not name.startswith("edge")}
+    for name in set(chunks[0]) - {"ptr", "batch"}:
+        joined = torch.cat([chunk[name] for chunk in chunks])
+        torch.testing.assert_close(joined, whole[name], rtol=0, atol=0, equal_nan=True)
+    only = next(packed.chunks(("numbers", "energy")))
+    assert set(only) == {"ptr", "batch", "index", "numbers", "energy"}
+    assert not list(pack([], ALL, CUTOFF).chunks())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_batch_made_on_the_gpu_is_the_same(packed):
-    for name, tensor in packed.pin_memory().to("cuda", non_blocking=True).batch([2, 0]).items():
-        assert tensor.is_cuda
-        torch.testing.assert_close(tensor.cpu(), packed.batch([2, 0])[name], rtol=0, atol=0, equal_nan=True)
+def test_a_structure_knows_where_it_comes_from(packed, path):
+    assert packed.source(2) == f"{path}, structure 2"
+    assert Packed(packed.store, np.array([3])).source(0) == f"{path}, structure 3"
+
+
+def test_atoms_upon_each_other_are_refused(structures):
+    close = [structures[0], replace(structures[3], positions=structures[3].positions * 0.001)]
+    with pytest.raises(
+        ValueError, match=r"mixed.xyz, structure 3: positions: atoms .* closer than min_distance"
+    ):
+        pack(close, ALL, CUTOFF)
+    assert len(pack(close, ALL, CUTOFF, min_distance=0.0)) == 2
+
+
+def test_atoms_may_lie_cells_apart_but_not_any_number_of_them(structures):
+    slab = structures[3]
+    far = slab.positions + slab.cell[0] * np.array([0, 0, 120, 0])[:, None]
+    near, moved = (pack([s], ALL, CUTOFF).batch([0]) for s in (slab, replace(slab, positions=far)))
+    assert near["edge_index"].shape == moved["edge_index"].shape
+    assert moved["edge_shift"].abs().max() >= 119
+    with pytest.raises(ValueError, match=r"structure 3: positions: neighbours lie .* cells apart.* wrap"):
+        pack([replace(slab, positions=far + 10 * (far - slab.positions))], ALL, CUTOFF)
 
 
 def test_what_cannot_be_packed(structures):
-    with pytest.raises(
-        TypeError, match=r"dtype must be a floating one, such as torch.float32, got torch.int64"
-    ):
+    with pytest.raises(TypeError, match=r"dtype must be a floating one .*torch.float32.*, got torch.int64"):
         pack(structures, ALL, CUTOFF, dtype=torch.int64)
     with pytest.raises(ValueError, match="A property cannot be called ptr"):
         pack(structures, {"ptr": PROPERTIES["energy"]}, CUTOFF)
+    with pytest.raises(TypeError, match=r"torch\.bfloat16"):
+        pack(structures, ALL, CUTOFF, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="cutoff must be a positive length"):
         pack(structures, ALL, -1.0)
 

@@ -14,8 +14,10 @@ import yaml
 import pesloss
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = {"README": README, "extending": (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")}
+PAGES = {
+    path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))
+}
+TABLES = runpy.run_path(str(ROOT / "docs" / "tables.py"))
 BLOCKS = [
     (f"{page}: {language}", code)
     for page, text in PAGES.items()
@@ -24,9 +26,10 @@ BLOCKS = [
 COMPLETE = [code for name, code in BLOCKS if name.endswith("python") and "import" in code]
 
 
-def test_the_tables_are_those_of_the_code():
-    tables = runpy.run_path(str(ROOT / "docs" / "tables.py"))
-    assert tables["written"](README) == README, "run: python docs/tables.py"
+@pytest.mark.parametrize("page", TABLES["PAGES"])
+def test_the_tables_are_those_of_the_code(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert TABLES["written"](page, text) == text, "run: python docs/tables.py"
 
 
 @pytest.mark.parametrize("code", COMPLETE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from ase.data import atomic_numbers
 from ase.symbols import string2symbols
 from torch import nn
 
-from pesloss.data import References, Structure, read, references
+from pesloss.data import Packed, References, Structure, pack, read, references
 from pesloss.losses.properties import as_properties
+
+ENERGY = as_properties(["energy"])
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 TRUE = {"H": -13.6, "C": -1029.5, "O": -2041.8}
@@ -33,19 +36,35 @@ def structure(
     z = numbers(formula)
     return Structure(
         numbers=z,
-        positions=np.zeros((len(z), 3)),
-        cell=np.eye(3),
+        positions=np.arange(len(z))[:, None] * np.ones(3),
+        cell=9 * np.eye(3),
         pbc=np.array([periodic] * 3),
         labels={} if energy is None else {"energy": np.array(energy)},
         weights={},
         fixed=np.zeros(len(z), dtype=bool),
         config_type=config_type,
-        source=formula,
+        file=formula,
     )
 
 
+def packed(structures: list[Structure]) -> Packed:
+    return pack(structures, ENERGY, 2.0)
+
+
+def chunk(formulas: Sequence[str], labels: np.ndarray) -> dict[str, torch.Tensor]:
+    """Some structures, as a set gives its labels."""
+    atoms = [torch.from_numpy(numbers(formula)) for formula in formulas]
+    counts = torch.tensor([0, *map(len, atoms)])
+    return {
+        "ptr": counts.cumsum(0),
+        "batch": torch.arange(len(atoms)).repeat_interleave(counts[1:]),
+        "numbers": torch.cat(atoms),
+        "energy": torch.from_numpy(labels),
+    }
+
+
 def fit(*formulas: str) -> References:
-    return References.fit([numbers(f) for f in formulas], energies(*formulas))
+    return References.fit([chunk(formulas, energies(*formulas))])
 
 
 def total(found: References, *formulas: str) -> np.ndarray:
@@ -111,7 +130,7 @@ def test_a_fit_finds_what_energies_are_made_of():
 def test_a_fit_leaves_out_structures_without_energy():
     formulas = ("H2O", "CH4", "CO2", "CO", "N2")
     label = np.append(energies(*formulas[:4]), np.nan)
-    found = References.fit([numbers(f) for f in formulas], label)
+    found = References.fit([chunk(formulas, label)])
     assert set(found.as_dict()) == set(TRUE)
     assert "4 structures" in found.note
 
@@ -119,7 +138,7 @@ def test_a_fit_leaves_out_structures_without_energy():
 def test_a_fit_is_the_least_squares_solution():
     formulas = ["H2O", "CH4", "CO2", "CO", "C2H6", "H2"]
     noisy = energies(*formulas) + np.random.default_rng(0).normal(size=len(formulas))
-    found = References.fit([numbers(f) for f in formulas], noisy)
+    found = References.fit([chunk(formulas, noisy)])
     counts = np.array([[string2symbols(f).count(symbol) for symbol in TRUE] for f in formulas])
     np.testing.assert_allclose(counts.T @ (total(found, *formulas) - noisy), 0.0, atol=1e-8)
 
@@ -151,7 +170,37 @@ def test_the_least_norm_is_taken():
 
 def test_a_fit_needs_an_energy():
     with pytest.raises(ValueError, match="none of 1 structures has an energy"):
-        References.fit([numbers("H2")], np.array([np.nan]))
+        References.fit([chunk(["H2"], np.array([np.nan]))])
+
+
+@pytest.mark.parametrize(
+    "formulas", [["H2O", "CH4", "CO2", "CO", "C2H6", "H2"], ["H2O"] * 5, ["COH2", "CO2H4"]]
+)
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_fit_to_chunks_is_the_fit_to_the_whole(formulas, size):
+    noisy = energies(*formulas) + np.random.default_rng(0).normal(size=len(formulas))
+    chunks = [chunk(formulas[i : i + size], noisy[i : i + size]) for i in range(0, len(formulas), size)]
+    bare = {name: tensor for name, tensor in chunk(["N2"], np.zeros(1)).items() if name != "energy"}
+    whole, parts = References.fit([chunk(formulas, noisy)]), References.fit([bare, *chunks, bare])
+    assert parts.note == whole.note
+    np.testing.assert_allclose(list(parts.as_dict().values()), list(whole.as_dict().values()), rtol=1e-12)
+
+
+def test_a_fit_of_many_elements_is_exact():
+    """Energies of −10⁵ eV, elements from abundant to one structure in a thousand."""
+    random, true = np.random.default_rng(0), -1e5 * np.random.default_rng(1).uniform(size=41)
+    chunks = []
+    for _ in range(3):
+        z = 1 + np.minimum(random.geometric(0.15, (1000, 8)), 39)
+        offsets = torch.arange(1001) * 8
+        labels = torch.from_numpy(true[z].sum(1))
+        owner = torch.arange(1000).repeat_interleave(8)
+        chunks.append(
+            {"ptr": offsets, "batch": owner, "numbers": torch.from_numpy(z.ravel()), "energy": labels}
+        )
+    found = References.fit(chunks)
+    elements = sorted({int(z) for c in chunks for z in c["numbers"].unique()})
+    np.testing.assert_allclose(found.energies[elements].numpy(), true[elements], atol=1e-7)
 
 
 # ---- isolated atoms ----
@@ -163,33 +212,34 @@ def test_isolated_atoms_are_found_among_structures():
         structure("O", -2041.8, True, "Isolated_Atom"),
         structure("H2O", -2070.0),
     ]
-    assert references("isolated_atoms", structures).as_dict() == {"H": -13.6, "O": -2041.8}
-    assert references("isolated_atoms", structures[2:], structures[:2]).as_dict() == {
-        "H": -13.6,
-        "O": -2041.8,
-    }
+    expected = {"H": -13.6, "O": -2041.8}
+    assert references("isolated_atoms", packed(structures)).as_dict() == expected
+    assert references("isolated_atoms", packed(structures[2:]), packed(structures[:2])).as_dict() == expected
 
 
 def test_a_crystal_of_one_atom_is_not_isolated():
     with pytest.raises(ValueError, match="No isolated atom with an energy for O; found H"):
-        references("isolated_atoms", [structure("H", -13.6), structure("O", -2041.8, periodic=True)])
+        references("isolated_atoms", packed([structure("H", -13.6), structure("O", -2041.8, periodic=True)]))
 
 
 def test_an_isolated_atom_needs_an_energy():
     with pytest.raises(ValueError, match="No isolated atom with an energy for H; found no element"):
-        references("isolated_atoms", [structure("H")])
+        references("isolated_atoms", packed([structure("H")]))
 
 
 def test_isolated_atoms_agree():
-    with pytest.raises(ValueError, match=r"isolated atom H has -13.0 eV, another one has -13.6 eV"):
-        references("isolated_atoms", [structure("H", -13.6), structure("H", -13.0)])
+    atoms = packed([structure("H", -13.6), structure("H", -13.0)])
+    with pytest.raises(
+        ValueError, match=r"H, structure 0: isolated atom H has -13.0 eV, another one has -13.6"
+    ):
+        references("isolated_atoms", atoms)
 
 
 # ---- as a config asks ----
 
 
 def test_every_spelling_of_a_config():
-    structures = [structure("H2O", -2069.0), structure("H2", -27.2)]
+    structures = packed([structure("H2O", -2069.0), structure("H2", -27.2)])
     assert references("none", structures).as_dict()["O"] == 0.0
     assert references({"H": -1.0, "O": -2.0}, structures).as_dict() == {"H": -1.0, "O": -2.0}
     assert references("fit", structures).as_dict() == pytest.approx({"H": -13.6, "O": -2041.8})
@@ -201,12 +251,12 @@ def test_a_misspelt_name_gets_the_nearest():
     with pytest.raises(
         ValueError, match=r"Unknown references 'isolated'; did you mean 'isolated_atoms'.*by element"
     ):
-        references("isolated", [])
+        references("isolated", packed([]))
 
 
 def test_references_of_acetylacetone():
     path = SHARED / "acac" / "isolated_atoms.xyz"
     if not path.exists():
         pytest.skip("reference data acac are not here")
-    found = references("isolated_atoms", read(path, as_properties(["energy"])))
+    found = references("isolated_atoms", packed(read(path, ENERGY)))
     assert found.as_dict()["H"] == -13.568422178253735

@@ -1,13 +1,11 @@
-"""Parts of a set are disjoint, cover it and depend on the seed alone; so do the steps of an epoch."""
+"""Parts of a set are disjoint, cover it and depend on the seed alone."""
 
 from __future__ import annotations
-
-import itertools
 
 import pytest
 import torch
 
-from pesloss.data import batches, split
+from pesloss.data import split
 
 SIZES = [
     {"train": 0.8, "val": 0.1, "test": 0.1},
@@ -87,61 +85,3 @@ def test_groups_that_make_no_sense():
         split(4, {"train": None, "val": 0.5}, seed=0, groups="aaaa")
     with pytest.raises(ValueError, match="a group for each of 4 structures, got 3"):
         split(4, {"train": None, "val": 0.5}, seed=0, groups="aab")
-
-
-# ---- steps ----
-
-EPOCHS = list(itertools.product([1, 5, 7, 12, 23], [1, 4, 12, 30], [1, 2, 3, 5], [False, True]))
-
-
-@pytest.mark.parametrize(("num", "batch_size", "world_size", "shuffle"), EPOCHS)
-def test_ranks_share_the_steps_of_one(num, batch_size, world_size, shuffle):
-    options = {"shuffle": shuffle, "seed": 1, "epoch": 3}
-    alone = batches(num, batch_size, **options)
-    ranks = [batches(num, batch_size, rank=r, world_size=world_size, **options) for r in range(world_size)]
-    assert {len(steps) for steps in ranks} == {len(alone)}
-    for step, *parts in zip(alone, *ranks, strict=True):
-        assert torch.equal(torch.cat(parts), step)
-        sizes = [len(part) for part in parts]
-        assert max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_an_epoch_has_every_structure_once(shuffle):
-    steps = batches(23, 5, shuffle=shuffle)
-    assert [len(step) for step in steps] == [5, 5, 5, 5, 3]
-    assert sorted(torch.cat(steps).tolist()) == list(range(23))
-    assert (torch.cat(steps).tolist() == list(range(23))) is not shuffle
-
-
-def test_an_incomplete_last_step_can_be_left_out():
-    assert [len(step) for step in batches(23, 5, drop_last=True)] == [5, 5, 5, 5]
-    assert [len(step) for step in batches(20, 5, drop_last=True)] == [5, 5, 5, 5]
-
-
-def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = {
-        (s, e): tuple(torch.cat(batches(50, 7, shuffle=True, seed=s, epoch=e)).tolist())
-        for s in (0, 1)
-        for e in (0, 1)
-    }
-    assert len(set(orders.values())) == 4
-    torch.manual_seed(9)
-    assert tuple(torch.cat(batches(50, 7, shuffle=True, seed=1, epoch=1)).tolist()) == orders[1, 1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num": 0, "batch_size": 1}, "no structures"),
-        ({"num": 3, "batch_size": 0}, "batch_size must be at least 1, got 0"),
-        (
-            {"num": 3, "batch_size": 1, "rank": 2, "world_size": 2},
-            "rank must lie between 0 and world_size - 1 = 1, got 2",
-        ),
-        ({"num": 3, "batch_size": 4, "drop_last": True}, "drop_last leaves no step"),
-    ],
-)
-def test_epochs_that_make_no_sense(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        batches(**arguments)

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-COLUMNS = ("energy", "forces", "stress")
+COLUMNS = {"energy": "", "forces": "_component", "stress": "_component"}
 
 
 def rows(sweeps: list[Path]) -> list[dict[str, object]]:
@@ -21,11 +21,17 @@ def rows(sweeps: list[Path]) -> list[dict[str, object]]:
         overrides = yaml.safe_load((file.parent / ".hydra" / "overrides.yaml").read_text())
         settings = dict(override.split("=", 1) for override in overrides)
         metrics = json.loads(file.read_text())
-        errors = metrics["errors"]["test"]
         row = {"loss": settings["loss"], "seed": settings["seed"], "seconds": metrics["seconds"]}
-        row |= {f"{name} {kind}": errors[name][kind] for name in COLUMNS for kind in ("mae", "rmse")}
+        for name, end in COLUMNS.items():
+            row |= {f"{name} {kind}": error(metrics, f"{name}/{kind}{end}")[0] for kind in ("mae", "rmse")}
         found.append(row)
     return found
+
+
+def error(metrics: dict[str, dict[str, float]], name: str) -> tuple[float, str]:
+    """A test error and its unit, which stands behind its name."""
+    column = next(column for column in metrics["metrics"] if column.startswith(f"test/{name} ["))
+    return metrics["metrics"][column], column.rpartition("[")[2].removesuffix("]")
 
 
 def plot(table: list[dict[str, object]], units: dict[str, str]) -> None:
@@ -52,8 +58,8 @@ def main() -> None:
         writer = csv.DictWriter(file, table[0])
         writer.writeheader()
         writer.writerows(table)
-    first = json.loads(next(sweeps[0].glob("*/metrics.json")).read_text())["errors"]["test"]
-    plot(table, {name: first[name]["unit"] for name in COLUMNS})
+    first = json.loads(next(sweeps[0].glob("*/metrics.json")).read_text())
+    plot(table, {name: error(first, f"{name}/mae{end}")[1] for name, end in COLUMNS.items()})
 
 
 if __name__ == "__main__":

@@ -1,29 +1,36 @@
-"""What a config names as its data: files or the bundled set, read, split, referenced and packed."""
+"""What a config names as its data: files or the bundled set, read, packed, split and referenced."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
 
 from pesloss.data.bundled import FILES
-from pesloss.data.files import FilePath, Paths, named_files
-from pesloss.data.pack import Packed, pack
-from pesloss.data.read import read, read_files
+from pesloss.data.cache import cache_folder, open_or_write
+from pesloss.data.files import File, Paths, as_files
+from pesloss.data.geometry import MIN_DISTANCE
+from pesloss.data.packed import Packed
+from pesloss.data.packing import Packing
 from pesloss.data.references import References, Spec, references
 from pesloss.data.report import Report
 from pesloss.data.splits import split
-from pesloss.data.structures import Structure, Structures
+from pesloss.data.store import NO_GROUP, Store
+from pesloss.losses.batch import group_code
 from pesloss.losses.properties import PROPERTIES, Property
 from pesloss.names import unknown
 
-NamedFiles: TypeAlias = Sequence[tuple[str, Path]]
 GroupBy: TypeAlias = str | Mapping[str, str] | None
+Parts: TypeAlias = Mapping[str, Int64[np.ndarray, "_"]]
 
 ISOLATED = "isolated_atoms"
 
@@ -33,52 +40,76 @@ class LoadedData:
     """Structures ready for training, and what to know about them.
 
     Args:
-        train: what the model learns from.
+        train: what the model learns from; of no structure if there is nothing to learn.
         val: what selects the model; ``None`` if there is none.
         test: what is only reported; ``None`` if there is none.
         references: what the energies have lost.
-        report: where the labels came from.
-        config_types: names of the config types, sorted.
-        datasets: names of the datasets, sorted.
-        sources: file and row of each structure, by its ``index``.
+        store: all the structures, with total energies.
+        storage: where they are kept and how much room they take, in words.
+        fingerprint: the same for two loads of the same structures, labels, edges and parts, from wherever.
     """
 
     train: Packed
     val: Packed | None
     test: Packed | None
     references: References
-    report: Report
-    config_types: tuple[str, ...]
-    datasets: tuple[str, ...]
-    sources: tuple[str, ...]
+    store: Store
+    storage: str
+    fingerprint: str
+
+    @property
+    def report(self) -> Report:
+        """Where the labels came from."""
+        return self.store.report
+
+    @property
+    def config_types(self) -> tuple[str, ...]:
+        """Names of the config types, sorted."""
+        return tuple(self.store.about["config_types"])
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the datasets, sorted."""
+        return tuple(self.store.about["datasets"])
+
+    def source(self, index: int) -> str:
+        """File of a structure and its place there, by its ``index`` in a batch."""
+        return self.store.source(index)
 
 
 @dataclass(frozen=True)
 class Files:
     """Training, validation and test structures from files of the user's own.
 
-    What has no file of its own is split off the training files at random.
+    What has no file of its own is split off the training files at random. What was read is kept on disk,
+    packed, and opened instead of the files as long as these, the options and the code are the same.
 
     Args:
-        train: a file, several, or files by the name of their dataset.
+        train: a file, several, or files by the name of their dataset; a file is a path or what ``File``
+            takes. ``None`` where nothing is learned.
         val: the same for validation.
         test: the same for the test.
         val_fraction: share of the training files that validates if there is no ``val``; 0 for none.
         test_fraction: share of the training files that tests if there is no ``test``; 0 for none.
         seed: of the random split.
         keys: property -> key of its label in the files, where the usual names do not do.
+        units: ``energy``, ``length``, ``charge`` or a property -> its unit in the files.
+        signs: property -> −1 where the files have the other sign.
+        voigt: order of the six numbers of a symmetric stress or virial in the files.
         references: ``fit`` (least squares over the training set), ``isolated_atoms``, ``none`` or energies
             by element.
         isolated_atoms: file with the isolated atoms, if they are not among the training structures.
         group_by: ``info`` key; structures that share its value stay in one part of the random split. By the
             name of a dataset, keys for some of them: ``{molecules: name}``.
+        min_distance: in Å; atoms that are closer are a mistake.
+        cache: folder for packed structures; ``auto`` for the user's own, ``None`` to have them in memory.
 
     Raises:
-        ValueError: if a fraction is out of range, a file is given twice, or ``isolated_atoms`` is given
-            although the references come from elsewhere.
+        ValueError: if a fraction is out of range, a file is given twice or none at all, or
+            ``isolated_atoms`` is given although the references come from elsewhere.
     """
 
-    train: Paths
+    train: Paths | None
     val: Paths | None = None
     test: Paths | None = None
     _: KW_ONLY
@@ -86,41 +117,115 @@ class Files:
     test_fraction: float = 0.1
     seed: int = 0
     keys: Mapping[str, str] | None = None
+    units: Mapping[str, str] | None = None
+    signs: Mapping[str, int] | None = None
+    voigt: str | None = None
     references: Spec = "fit"
-    isolated_atoms: FilePath | None = None
+    isolated_atoms: Paths | None = None
     group_by: GroupBy = None
+    min_distance: float = MIN_DISTANCE
+    cache: str | Path | None = "auto"
 
     def __post_init__(self) -> None:
         _check_fractions(self.val_fraction, self.test_fraction)
-        _check_once([path for files in self._files().values() for _, path in files])
-        if self.isolated_atoms is not None and self.references != "isolated_atoms":
+        _check_files([file for part in self._files().values() for file in part])
+        if self.isolated_atoms is not None and self.references != ISOLATED:
             raise ValueError(
                 f"isolated_atoms = {self.isolated_atoms} is not used with references = {self.references!r}; "
                 "choose references = 'isolated_atoms' or leave the file out."
             )
 
-    def load(self, properties: Mapping[str, Property], cutoff: float, dtype: torch.dtype) -> LoadedData:
-        """Read, split, referenced and packed structures; errors name file, structure and field.
+    def load(
+        self,
+        properties: Mapping[str, Property],
+        cutoff: float,
+        dtype: torch.dtype,
+        references: References | None = None,
+    ) -> LoadedData:
+        """Read, packed, split and referenced structures; errors name file, structure and field.
 
         Args:
             properties: labels to read, by name.
             cutoff: of the neighbour lists, in Å.
-            dtype: of every floating tensor.
+            dtype: of every floating tensor of a batch.
+            references: to be used instead of what the option of that name says.
         """
         files = self._files()
-        structures = read_files(
-            [file for part in files.values() for file in part], properties, keys=self.keys
+        packing = self._packing(files, properties, cutoff)
+        store, storage = _stored(packing, self.cache)
+        _check_once(packing.files, store)
+        rows = self._parts(store, files, packing.group_by)
+        if references is None:
+            references = self._references(properties, cutoff, Packed(store, rows["train"]))
+        lost = references.of(store) if "energy" in store.structures else None
+        sampling = np.repeat([float(file.sampling) for file in packing.files], _counts(store))
+        train = Packed(store, rows["train"], dtype=dtype, reference=lost, sampling=sampling[rows["train"]])
+        val, test = (
+            Packed(store, rows[part], dtype=dtype, reference=lost) if part in rows else None
+            for part in ("val", "test")
         )
-        fractions = {"val": self.val_fraction, "test": self.test_fraction}
-        fractions = {part: float(size) for part, size in fractions.items() if part not in files}
-        parts = _parts(structures, files, fractions, self.seed, self.group_by)
-        isolated = _isolated(self.isolated_atoms, self.keys)
-        found = _references(self.references, properties, [structures[i] for i in parts["train"]], isolated)
-        return _packed(structures, parts, properties, cutoff, dtype, found=found)
+        fingerprint = _fingerprint(store, rows, train.sampling, dtype, self.references)
+        return LoadedData(train, val, test, references, store, storage, fingerprint)
 
-    def _files(self) -> dict[str, NamedFiles]:
+    def _files(self) -> dict[str, list[File]]:
         paths = {"train": self.train, "val": self.val, "test": self.test}
-        return {part: named_files(files) for part, files in paths.items() if files is not None}
+        common = {"keys": self.keys, "units": self.units, "signs": self.signs, "voigt": self.voigt}
+        return {part: as_files(files, **common) for part, files in paths.items() if files is not None}
+
+    def _packing(
+        self, files: Mapping[str, Sequence[File]], properties: Mapping[str, Property], cutoff: float
+    ) -> Packing:
+        every = tuple(file for part in files.values() for file in part)
+        group_by = self._group_keys(files["train"]) if "train" in files else {}
+        return Packing(every, properties, cutoff, self.min_distance, group_by)
+
+    def _group_keys(self, training: Sequence[File]) -> Mapping[str, str]:
+        """Dataset -> ``info`` key."""
+        datasets = {str(file.dataset) for file in training}
+        if self.group_by is None or isinstance(self.group_by, str):
+            return {} if self.group_by is None else dict.fromkeys(datasets, self.group_by)
+        for dataset in self.group_by:
+            if dataset not in datasets:
+                raise KeyError(f"group_by: {unknown('dataset', dataset, datasets)}")
+        return self.group_by
+
+    def _parts(self, store: Store, files: Mapping[str, Sequence[File]], group_by: Mapping[str, str]) -> Parts:
+        """Rows of each part: those of its files, or a random share of the training files."""
+        ends = np.cumsum([0, *_counts(store)])
+        rows, begin = {"train": np.arange(0)}, 0
+        for part, own in files.items():
+            rows[part] = np.arange(ends[begin], ends[begin + len(own)])
+            begin += len(own)
+        fractions = {"val": float(self.val_fraction), "test": float(self.test_fraction)}
+        fractions = {part: size for part, size in fractions.items() if part not in files and size}
+        if "train" not in files or not fractions:
+            return rows
+        groups = _groups(store, rows["train"], group_by) if group_by else None
+        shares = split(len(rows["train"]), {"train": None, **fractions}, self.seed, groups=groups)
+        return rows | {part: rows["train"][chosen.numpy()] for part, chosen in shares.items()}
+
+    def _references(self, properties: Mapping[str, Property], cutoff: float, training: Packed) -> References:
+        if "energy" not in properties:
+            return References.none("none, because no energy is asked for")
+        if self.references == "fit" and not len(training):
+            raise ValueError(
+                "references = 'fit' needs training structures, and train is null; choose 'none' or give "
+                "energies by element."
+            )
+        if self.references == "fit" and "energy" not in training.labelled:
+            # no error here: whoever needs energies says so with the whole report at hand
+            return References.none("none, because no training structure has an energy to fit to")
+        return references(self.references, training, self._isolated(cutoff))
+
+    def _isolated(self, cutoff: float) -> Packed | None:
+        if self.isolated_atoms is None:
+            return None
+        keys, units = (
+            {name: entry for name, entry in (entries or {}).items() if name in ("energy", "length")}
+            for entries in (self.keys, self.units)
+        )
+        files = as_files(self.isolated_atoms, keys=keys, units=units)
+        return Packed(Packing(tuple(files), {"energy": PROPERTIES["energy"]}, cutoff).write())
 
 
 @dataclass(frozen=True)
@@ -138,6 +243,7 @@ class Bundled:
         references: ``fit`` (least squares over the training set), ``isolated_atoms``, ``none`` or energies
             by element.
         group_by: ``info`` key whose structures stay in one part, for all or by the name of the file.
+        cache: folder for packed structures; ``auto`` for the user's own, ``None`` to have them in memory.
 
     Raises:
         ValueError: if a part is unknown or missing, or a fraction out of range.
@@ -150,6 +256,7 @@ class Bundled:
     seed: int = 0
     references: Spec = "fit"
     group_by: GroupBy = field(default_factory=lambda: {"molecules": "name"})
+    cache: str | Path | None = "auto"
 
     def __post_init__(self) -> None:
         known = [part for part in FILES if part != ISOLATED]
@@ -158,8 +265,14 @@ class Bundled:
                 raise ValueError(unknown("part of the bundled data", part, known))
         self._files()
 
-    def load(self, properties: Mapping[str, Property], cutoff: float, dtype: torch.dtype) -> LoadedData:
-        return self._files().load(properties, cutoff, dtype)
+    def load(
+        self,
+        properties: Mapping[str, Property],
+        cutoff: float,
+        dtype: torch.dtype,
+        references: References | None = None,
+    ) -> LoadedData:
+        return self._files().load(properties, cutoff, dtype, references)
 
     def _files(self) -> Files:
         return Files(
@@ -170,6 +283,7 @@ class Bundled:
             references=self.references,
             isolated_atoms=FILES[ISOLATED] if self.references == ISOLATED else None,
             group_by=self._group_by(),
+            cache=self.cache,
         )
 
     def _group_by(self) -> GroupBy:
@@ -186,91 +300,82 @@ def _check_fractions(val: float, test: float) -> None:
         )
 
 
-def _check_once(paths: Sequence[Path]) -> None:
-    for path, times in Counter(path.resolve() for path in paths).items():
+def _check_files(files: Sequence[File]) -> None:
+    if not files:
+        raise ValueError("No file is given: train, val and test are all null.")
+    given = Counter((str(file.path), Path(file.path).resolve(), str(file.index)) for file in files)
+    for (path, *_), times in given.items():
         if times > 1:
             raise ValueError(f"{path} is given {times} times; a structure may train, validate or test, once.")
 
 
-def _parts(
-    structures: Structures,
-    files: Mapping[str, NamedFiles],
-    fractions: Mapping[str, float],
-    seed: int,
-    group_by: GroupBy,
-) -> dict[str, list[int]]:
-    """Rows of each part in the whole set: those of its files, or a random share of the training files."""
-    sizes = iter(file.num_structures for file in structures.report.files)
-    counts = {part: sum(next(sizes) for _ in named) for part, named in files.items()}
-    rows = iter(range(len(structures)))
-    parts = {part: list(islice(rows, count)) for part, count in counts.items()}
-    if not any(fractions.values()):
-        return parts
-    training = parts["train"]
-    groups = None if group_by is None else _groups([structures[row] for row in training], group_by)
-    shares = split(len(training), {"train": None, **fractions}, seed, groups=groups)
-    return parts | {part: [training[i] for i in chosen.tolist()] for part, chosen in shares.items()}
+def _check_once(files: Sequence[File], store: Store) -> None:
+    """Parts of one file have no structure in common."""
+    paths = [Path(file.path).resolve() for file in files]
+    if len(set(paths)) == len(paths):
+        return
+    number = np.repeat([paths.index(path) for path in paths], _counts(store))
+    rows = np.stack([number, store.structures["row"]])
+    _, first, times = np.unique(rows, axis=1, return_index=True, return_counts=True)
+    if (times > 1).any():
+        raise ValueError(
+            f"{store.source(int(first[times.argmax()]))} is given {times.max()} times; "
+            "a structure may train, validate or test, once."
+        )
 
 
-def _groups(structures: Sequence[Structure], group_by: str | Mapping[str, str]) -> list[Hashable]:
-    """What each structure belongs with; one without a key belongs with no other."""
-    datasets = {structure.dataset for structure in structures}
-    keys = dict.fromkeys(datasets, group_by) if isinstance(group_by, str) else group_by
-    for dataset in keys:
-        if dataset not in datasets:
-            raise KeyError(f"group_by: {unknown('dataset', dataset, datasets)}")
-    named = [(s, keys[s.dataset]) for s in structures if s.dataset in keys]
+def _counts(store: Store) -> list[int]:
+    """Number of structures of each file."""
+    return [file.num_structures for file in store.report.files]
+
+
+def _stored(packing: Packing, cache: str | Path | None) -> tuple[Store, str]:
+    """The packed structures, from the cache if it can be used; and where they are, in words."""
+    if cache is None:
+        return _in_memory(packing, "")
+    folder = cache_folder() if cache == "auto" else Path(cache).expanduser()
+    try:
+        store = open_or_write(folder, packing.key(), packing.write_unchanged)
+    except (OSError, NotImplementedError) as error:  # the latter where files cannot be locked
+        # if it was a file of the data that could not be read, reading it again says so
+        return _in_memory(packing, f", because the cache {folder} cannot be written ({error})")
+    return store, f"{_size(store)} in {store.folder}"
+
+
+def _in_memory(packing: Packing, reason: str) -> tuple[Store, str]:
+    store = packing.write()
+    return store, f"{_size(store)} in memory{reason}"
+
+
+def _size(store: Store) -> str:
+    return f"{store.num_bytes / 1e6:.1f} MB"
+
+
+def _groups(store: Store, rows: Int64[np.ndarray, "training"], keys: Mapping[str, str]) -> list[int]:
+    """Code of what each structure belongs with; one without a key belongs with no other.
+
+    Raises:
+        KeyError: if no structure of a dataset has its key.
+    """
+    codes, datasets = store.structures["group"][rows], store.structures["dataset"][rows]
     for key in set(keys.values()):
-        known = {name for structure, own in named if own == key for name in structure.info}
-        if key not in known:
-            raise KeyError(f"group_by: {unknown('info key', key, known)}")
-    return [_group(structure, keys.get(structure.dataset), row) for row, structure in enumerate(structures)]
+        named = {dataset for dataset, own in keys.items() if own == key}
+        if (codes[np.isin(datasets, [group_code(name) for name in named])] == NO_GROUP).all():
+            raise KeyError(f"group_by: {unknown('info key', key, _info_keys(store.report, named))}")
+    return np.where(codes == NO_GROUP, -2 - np.arange(len(codes)), codes).tolist()
 
 
-def _group(structure: Structure, key: str | None, row: int) -> Hashable:
-    return row if key is None or key not in structure.info else str(structure.info[key])
+def _info_keys(report: Report, datasets: Collection[str]) -> set[str]:
+    places = [place for file in report.files if file.dataset in datasets for place in file.unused]
+    return {found[1] for place in places if (found := re.fullmatch("info '(.*)'", place))}
 
 
-def _isolated(file: FilePath | None, keys: Mapping[str, str] | None) -> Structures | None:
-    if file is None:
-        return None
-    keys = {name: key for name, key in (keys or {}).items() if name == "energy"}
-    return read(file, {"energy": PROPERTIES["energy"]}, keys=keys)
-
-
-def _references(
-    spec: Spec, properties: Mapping[str, Property], training: Sequence[Structure], isolated: Structures | None
-) -> References:
-    if "energy" not in properties:
-        return References.none("none, because no energy is asked for")
-    if spec == "fit" and not any("energy" in structure.labels for structure in training):
-        # no error here: whoever needs energies says so with the whole report at hand
-        return References.none("none, because no training structure has an energy to fit to")
-    return references(spec, training, isolated)
-
-
-def _packed(
-    structures: Structures,
-    parts: Mapping[str, Sequence[int]],
-    properties: Mapping[str, Property],
-    cutoff: float,
-    dtype: torch.dtype,
-    *,
-    found: References,
-) -> LoadedData:
-    def part(name: str) -> Packed:
-        rows = parts.get(name, ())
-        chosen = [structures[row] for row in rows]
-        return pack(chosen, properties, cutoff, references=found, dtype=dtype, index=rows)
-
-    val, test = part("val"), part("test")
-    return LoadedData(
-        train=part("train"),
-        val=val if len(val) else None,
-        test=test if len(test) else None,
-        references=found,
-        report=structures.report,
-        config_types=tuple(sorted({s.config_type for s in structures})),
-        datasets=tuple(sorted({s.dataset for s in structures})),
-        sources=tuple(s.source for s in structures),
-    )
+def _fingerprint(
+    store: Store, rows: Parts, sampling: Float64[Tensor, "training"], dtype: torch.dtype, spec: Spec
+) -> str:
+    spec = spec.as_dict() if isinstance(spec, References) else spec
+    digest = hashlib.blake2b(f"{store.digest} {dtype} {spec}".encode(), digest_size=16)
+    for part in ("train", "val", "test"):
+        digest.update(f" {part} ".encode() + rows.get(part, np.arange(0)).tobytes())
+    digest.update(sampling.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,19 +1,17 @@
-"""Where a label stands in an ASE structure, and whether its shape and numbers make sense."""
+"""Where a label stands in a structure of a file, and whether its shape and numbers make sense."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
-from ase import Atoms
-from ase.stress import voigt_6_to_full_3x3_stress
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
-from pesloss.losses.properties import Property
-
-RESULTS, INFO, ARRAYS = "calculator results", "info", "arrays"
+from pesloss.data.formats.base import ARRAYS, DATA, INFO, RESULTS, WHERE, Place
+from pesloss.data.voigt import VOIGT_ASE, voigt_index
+from pesloss.losses.properties import PROPERTIES, Property
 
 PREFIXES = ("", "REF_", "ref_", "DFT_", "dft_")
 """What people put before a property's name, so that ASE leaves it in ``info`` or ``arrays``."""
@@ -25,74 +23,43 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """Other names of a property. ``free_energy`` and ``initial_charges`` are others, left to ``keys``."""
 
+IN_DATA: Mapping[str, tuple[str, ...]] = {
+    "energy": ("energies", "E"),
+    "forces": ("F",),
+    "dipole": ("dipoles",),
+}
+"""Names that are usual only where every key is a column of numbers."""
+
 PARTNERS: Mapping[str, str] = {"stress": "virial", "virial": "stress"}
 """The two spellings of one quantity: ``virial = −volume · stress``."""
 
-
-class Place(NamedTuple):
-    """A key and where it stands: in the calculator's results, in ``info`` or in ``arrays``."""
-
-    where: str
-    key: str
-
-    def __str__(self) -> str:
-        return f"{self.where} '{self.key}'"
+ASE_ORDER = voigt_index(VOIGT_ASE)
 
 
-def contents(atoms: Atoms) -> dict[Place, Any]:
-    """Everything a structure carries besides its atoms and cell."""
-    results = atoms.calc.results if atoms.calc is not None else {}
-    arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
-    places = {RESULTS: results, INFO: atoms.info, ARRAYS: arrays}
-    return {Place(w, str(k)): v for w, values in places.items() for k, v in values.items() if v is not None}
-
-
-def usual_places(names: Iterable[str], rows: str) -> list[Place]:
-    """Where something usually stands: results first, then ``info`` (structures) or ``arrays`` (atoms)."""
-    own = ARRAYS if rows == "atom" else INFO
-    names = list(names)
-    return [Place(where, name) for where in (RESULTS, own) for name in names]
+def usual_places(prop: Property) -> list[Place]:
+    """Where a property usually stands: results, ``info`` (structures) or ``arrays`` (atoms), ``data``."""
+    names = _with_prefixes((prop.name, *ALIASES.get(prop.name, ())))
+    own = ARRAYS if prop.rows == "atom" else INFO
+    places = [Place(where, name) for where in (RESULTS, own, DATA) for name in names]
+    return places + [Place(DATA, name) for name in IN_DATA.get(prop.name, ())]
 
 
 def key_places(key: str) -> list[Place]:
     """Where a key of the user's may stand: anywhere."""
-    return [Place(where, key) for where in (RESULTS, INFO, ARRAYS)]
+    return [Place(where, key) for where in WHERE]
 
 
-def usual_names(prop: Property) -> list[str]:
-    """Names a property goes by in files."""
-    return [prefix + name for name in (prop.name, *ALIASES.get(prop.name, ())) for prefix in PREFIXES]
+def candidates(prop: Property, keys: Mapping[str, str]) -> list[Place]:
+    """Where a property is looked for: under the user's key, or where it usually stands."""
+    return key_places(keys[prop.name]) if prop.name in keys else usual_places(prop)
 
 
-def find(
-    item: str,
-    candidates: Iterable[Place],
-    content: Mapping[Place, Any],
-    parse: Callable[[Any], np.ndarray],
-) -> tuple[Place, np.ndarray] | None:
-    """The first candidate that the structure has, and its value.
-
-    Raises:
-        ValueError: if it makes no sense, or if two candidates disagree: a guess would train on the wrong one.
-    """
-    found = [(place, _parsed(item, place, content[place], parse)) for place in candidates if place in content]
-    for place, value in found[1:]:
-        first, reference = found[0]
-        if value.shape != reference.shape or not np.allclose(
-            value, reference, rtol=1e-8, atol=1e-6, equal_nan=True
-        ):
-            raise ValueError(
-                f"'{item}' stands in {first} and in {place}, and they differ; say which one is meant: "
-                f"keys={{'{item}': '{first.key}'}} or keys={{'{item}': '{place.key}'}}."
-            )
-    return found[0] if found else None
-
-
-def _parsed(item: str, place: Place, value: Any, parse: Callable[[Any], np.ndarray]) -> np.ndarray:
-    try:
-        return parse(value)
-    except ValueError as error:
-        raise ValueError(f"'{item}' from {place} {error}.") from None
+def spellings(prop: Property, keys: Mapping[str, str]) -> list[Property]:
+    """A quantity and what it follows from, itself first; those the user has a key for shut out the others."""
+    both = [prop]
+    if prop.name in PARTNERS and prop == PROPERTIES[prop.name]:
+        both.append(PROPERTIES[PARTNERS[prop.name]])
+    return [one for one in both if one.name in keys] or both
 
 
 def as_numbers(value: Any) -> Float64[np.ndarray, "..."]:
@@ -110,20 +77,36 @@ def as_numbers(value: Any) -> Float64[np.ndarray, "..."]:
     return numbers
 
 
-def as_label(value: Any, prop: Property, num_atoms: int) -> Float64[np.ndarray, "..."]:
-    """Label in the property's own shape; a tensor may be given flat, stress and virial in ASE's Voigt order.
+def as_label(
+    value: Any, prop: Property, num_atoms: int, voigt: Int64[np.ndarray, "3 3"] = ASE_ORDER
+) -> Float64[np.ndarray, "..."]:
+    """Label in the property's own shape; a tensor may be given flat, stress and virial as six numbers.
+
+    Args:
+        value: as the file has it.
+        prop: what it is.
+        num_atoms: of the structure.
+        voigt: where the components of a symmetric tensor stand among its six numbers.
 
     Raises:
-        ValueError: if the shape fits neither.
+        ValueError: if the shape is none of these.
     """
     label = as_numbers(value)
     rows = (num_atoms,) if prop.rows == "atom" else ()
-    if label.shape == (6,) and _is_voigt(prop):
-        return voigt_6_to_full_3x3_stress(label)
+    shape = (*rows, *prop.shape)
+    if label.shape == shape:
+        return label
+    if label.shape == (6,) and is_voigt(prop):
+        return label[voigt]
     # one number may come as an array of one, a tensor as its nine numbers in a row
-    if label.shape in ((*rows, *prop.shape), (*rows, math.prod(prop.shape))):
-        return label.reshape((*rows, *prop.shape))
+    if label.shape == (*rows, math.prod(prop.shape)):
+        return label.reshape(shape)
     raise ValueError(f"has shape {label.shape}, expected {_expected(prop, rows)}")
+
+
+def is_voigt(prop: Property) -> bool:
+    """Whether six numbers may stand for the symmetric tensor."""
+    return prop.name in PARTNERS and prop.shape == (3, 3)
 
 
 def converted(partner: Float64[np.ndarray, "3 3"], name: str, volume: float) -> Float64[np.ndarray, "3 3"]:
@@ -136,14 +119,23 @@ def conversion(name: str) -> str:
     return "stress = −virial / volume" if name == "stress" else "virial = −volume · stress"
 
 
+def num_labelled(label: Float64[np.ndarray, "..."], prop: Property) -> int:
+    """Number of rows with an entry that is not missing."""
+    finite = np.isfinite(label)
+    if finite.all():
+        return len(label) if prop.rows == "atom" else 1
+    inside = tuple(range(label.ndim - len(prop.shape), label.ndim))
+    return int(finite.any(axis=inside).sum() if inside else finite.sum())
+
+
+def _with_prefixes(names: Iterable[str]) -> list[str]:
+    return [prefix + name for name in names for prefix in PREFIXES]
+
+
 def _expected(prop: Property, rows: tuple[int, ...]) -> str:
     shapes = [(*rows, *prop.shape)]
     if len(prop.shape) > 1:
         shapes.append((*rows, math.prod(prop.shape)))
-    if _is_voigt(prop):
+    if is_voigt(prop):
         shapes.append((6,))
     return " or ".join(map(str, shapes))
-
-
-def _is_voigt(prop: Property) -> bool:
-    return prop.name in PARTNERS and prop.shape == (3, 3)

@@ -1,36 +1,22 @@
-"""From files to labelled structures: every label is found, checked and accounted for, or refused."""
+"""From files to labelled structures: each label is found, checked, converted and counted, or refused."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
-from ase import Atoms
-from ase.constraints import FixAtoms
-from jaxtyping import Bool
 
-from pesloss.data.files import Paths, named_files, read_atoms
-from pesloss.data.labels import (
-    INFO,
-    PARTNERS,
-    Place,
-    as_label,
-    contents,
-    conversion,
-    converted,
-    find,
-    key_places,
-    usual_names,
-    usual_places,
-)
+from pesloss.data.conversions import BASES, Conversions
+from pesloss.data.files import File, Index, Paths, as_files
+from pesloss.data.formats.base import DATA, INFO, Content, Frame, Place
+from pesloss.data.geometry import check_geometry
+from pesloss.data.labels import PARTNERS, candidates, num_labelled, spellings
+from pesloss.data.lookup import Lookup, Plan
 from pesloss.data.report import FileReport, Found, Report
-from pesloss.data.structures import Structure, Structures
-from pesloss.data.weights import find_weights
+from pesloss.data.structures import Structure, Structures, source
+from pesloss.data.units import Scale
+from pesloss.data.weights import weight_names, weight_places
 from pesloss.losses.properties import PROPERTIES, Property
 from pesloss.names import unknown
 
@@ -40,9 +26,12 @@ def read(
     properties: Mapping[str, Property],
     *,
     keys: Mapping[str, str] | None = None,
-    index: str | int | slice = ":",
+    units: Mapping[str, str] | None = None,
+    signs: Mapping[str, int] | None = None,
+    voigt: str | None = None,
+    index: Index = ":",
 ) -> Structures:
-    """Labelled structures of one or more files of any format that ASE reads, in eV and Å with ASE's signs.
+    """All labelled structures of one or more files in memory, in eV, Å and e with ASE's signs.
 
     A label is looked for in the calculator's results (where ASE puts what it knows by name), then in
     ``info`` (structures) or ``arrays`` (atoms) under the property's name, also with ``REF_`` or ``DFT_`` in
@@ -54,227 +43,223 @@ def read(
     ``arrays``.
 
     Args:
-        path: a file, several, or files by the name of their dataset.
+        path: a file (a path or a ``File``), several, or files by the name of their dataset.
         properties: properties to look for, by name.
         keys: property (or ``weight``, ``atom_weight``, ``<property>_weight``, ``config_type``) -> key to
             read it from instead, wherever it stands.
+        units: ``energy``, ``length``, ``charge`` or a property -> unit of the files, in words.
+        signs: property -> −1 where the files have the other sign.
+        voigt: order of the six numbers of a symmetric stress or virial, or ``ase`` or ``vasp``.
         index: which structures of each file, as ASE writes it: ``":"``, ``"-10:"``, ``0``.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        KeyError: if a key is given for something unknown, or no structure has it.
-        ValueError: if a file is empty or broken, or a position, label or weight makes no sense.
+        KeyError: if a key, unit or sign is given for something unknown, or no structure has the key.
+        ValueError: if a file is empty or broken, a unit is missing or wrong, or a position, label or weight
+            makes no sense.
     """
-    return read_files(named_files(path), properties, keys=keys, index=index)
+    files = as_files(path, keys=keys, units=units, signs=signs, voigt=voigt, index=index)
+    readers = [Reader(file, properties, info=None) for file in files]
+    structures = tuple(structure for reader in readers for structure in reader)
+    check_keys(readers)
+    return Structures(structures, Report(tuple(reader.report for reader in readers)))
 
 
-def read_files(
-    files: Sequence[tuple[str, Path]],
-    properties: Mapping[str, Property],
-    *,
-    keys: Mapping[str, str] | None = None,
-    index: str | int | slice = ":",
-) -> Structures:
-    """Labelled structures of files given as pairs of dataset name and path; ``read`` tells the rest."""
-    keys = dict(keys or {})
-    _check_items(keys, properties)
-    parts = [(name, file, _read_file(file, name, properties, keys, index)) for name, file in files]
-    readings = [reading for *_, part in parts for reading in part]
-    _check_keys(keys, readings, [file for _, file in files])
-    report = Report(tuple(_file_report(name, file, part, properties) for name, file, part in parts))
-    return Structures(tuple(reading.structure for reading in readings), report)
+class Reader:
+    """Reads the labelled structures of one file one after another, in eV, Å and e with ASE's signs.
 
+    Args:
+        file: complete, as ``as_files`` gives it.
+        properties: properties to look for, by name.
+        info: what else to keep of each structure, by key; ``None`` for everything.
 
-@dataclass(frozen=True)
-class _Reading:
-    """A structure, where each of its labels and weights was found, and what else it carried."""
+    Raises:
+        KeyError: if a key, unit or sign is given for something unknown.
+        ValueError: as ``read``, while the file is read.
+    """
 
-    structure: Structure
-    sources: Mapping[str, str]
-    used: frozenset[Place]
-    seen: frozenset[Place]
-    ignored: tuple[str, ...]
+    def __init__(
+        self, file: File, properties: Mapping[str, Property], *, info: Collection[str] | None = ()
+    ) -> None:
+        self.file = file
+        self.properties = properties
+        self.info = info
+        self._config = file.keys.get("config_type", "config_type")
+        self._count = _Count()
+        self._lookup: Lookup | None = None
+        self._check_names()
 
+    def __iter__(self) -> Iterator[Structure]:
+        from pesloss.data.formats.opening import opened  # ASE's readers wait until a file is opened
 
-def _read_file(
-    file: Path,
-    dataset: str,
-    properties: Mapping[str, Property],
-    keys: Mapping[str, str],
-    index: str | int | slice,
-) -> list[_Reading]:
-    return [
-        _located(f"{file}, structure {row}", dataset, atoms, properties, keys)
-        for row, atoms in read_atoms(file, index)
-    ]
+        content = opened(self.file, self._wanted(), whole=self.info is None)
+        self._count, self._lookup = _Count(), Lookup(self.file, self.properties, self._conversions(content))
+        for row, frame in content.frames(content.rows(":" if self.file.index is None else self.file.index)):
+            structure = self._structure(row, frame, self._lookup)
+            self._count.add(structure, self.properties, frame.ignored)
+            yield structure
+        self._check_any(content)
 
-
-def _located(
-    source: str, dataset: str, atoms: Atoms, properties: Mapping[str, Property], keys: Mapping[str, str]
-) -> _Reading:
-    try:
-        return _reading(source, dataset, atoms, properties, keys)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
-
-
-def _reading(
-    source: str, dataset: str, atoms: Atoms, properties: Mapping[str, Property], keys: Mapping[str, str]
-) -> _Reading:
-    _check_geometry(atoms)
-    content = contents(atoms)
-    labels = {
-        name: found for name, prop in properties.items() if (found := _label(prop, atoms, content, keys))
-    }
-    weights = find_weights(properties.values(), len(atoms), content, keys)
-    config = keys.get("config_type", "config_type")
-    structure = Structure(
-        numbers=atoms.numbers.astype(np.int64),
-        positions=atoms.positions.astype(np.float64),
-        cell=np.array(atoms.cell.array, dtype=np.float64),
-        pbc=np.array(atoms.pbc, dtype=bool),
-        labels={name: value for name, (_, value, _) in labels.items()},
-        weights={name: value for name, (_, value) in weights.items()},
-        fixed=_fixed(atoms),
-        config_type=str(atoms.info.get(config, "default")),
-        dataset=dataset,
-        source=source,
-        info=atoms.info,
-    )
-    used = {place for place, *_ in (*labels.values(), *weights.values())} | {Place(INFO, config)}
-    sources = {name: text for name, (_, _, text) in labels.items()}
-    sources |= {name: str(place) for name, (place, _) in weights.items()}
-    others = {
-        type(constraint).__name__ for constraint in atoms.constraints if not isinstance(constraint, FixAtoms)
-    }
-    ignored = tuple(f"constraint {name}" for name in sorted(others))
-    return _Reading(structure, sources, frozenset(used), frozenset(content), ignored)
-
-
-def _check_geometry(atoms: Atoms) -> None:
-    if len(atoms) == 0:
-        raise ValueError("it has no atoms.")
-    if (atoms.numbers < 1).any():
-        raise ValueError(
-            f"atom {int(np.argmax(atoms.numbers < 1))} is no chemical element (atomic number 0)."
-        )
-    bad = ~np.isfinite(atoms.positions).all(axis=1)
-    if bad.any():
-        atom = int(np.argmax(bad))
-        raise ValueError(f"positions of atom {atom} must be finite, got {atoms.positions[atom].tolist()}.")
-    if not np.isfinite(atoms.cell.array).all():
-        raise ValueError(f"the cell must be finite, got {atoms.cell.array.tolist()}.")
-    if np.linalg.matrix_rank(atoms.cell.array[atoms.pbc]) < atoms.pbc.sum():
-        raise ValueError(
-            f"it repeats along {atoms.pbc.tolist()}, but those lattice vectors span no such space: "
-            f"{atoms.cell.array.tolist()}."
+    @property
+    def report(self) -> FileReport:
+        """What was found in the file; complete once all of it is read."""
+        lookup, count = self._read_lookup, self._count
+        weights = {name for plan in lookup.plans.values() for name in plan.weights}
+        used = {place for plan in lookup.plans.values() for place in plan.used}
+        used |= {Place(INFO, self._config), Place(DATA, self._config)}
+        return FileReport(
+            file=str(self.file),
+            dataset=self.file.dataset or "default",
+            num_structures=count.structures,
+            num_atoms=count.atoms,
+            properties=tuple(self._found(prop, lookup) for prop in self.properties.values()),
+            weights={name: lookup.sources(name) for name in sorted(weights)},
+            unused=tuple(str(place) for place in sorted(lookup.seen - used)),
+            ignored=dict(count.ignored),
+            changes=lookup.changes(),
         )
 
+    @property
+    def seen(self) -> set[Place]:
+        """Where any structure that was read has anything."""
+        return self._read_lookup.seen
 
-def _label(
-    prop: Property, atoms: Atoms, content: Mapping[Place, Any], keys: Mapping[str, str]
-) -> tuple[Place, np.ndarray, str] | None:
-    """Place, value and its account: under the property's own name, else converted from its partner's."""
-    volume = abs(float(np.linalg.det(atoms.cell.array)))
-    for name in _spellings(prop, keys):
-        own = prop if name == prop.name else PROPERTIES[name]
-        parse = partial(as_label, prop=own, num_atoms=len(atoms))
-        if found := find(name, _candidates(own, keys), content, parse):
-            place, value = found
-            _check_volume(prop.name, name, place, value, volume)
-            if own is prop:
-                return place, value, str(place)
-            return place, converted(value, prop.name, volume), f"{place} ({conversion(prop.name)})"
-    return None
+    @property
+    def _read_lookup(self) -> Lookup:
+        if self._lookup is None:
+            raise ValueError(f"{self.file} has not been read yet.")
+        return self._lookup
 
+    def _structure(self, row: int, frame: Frame, lookup: Lookup) -> Structure:
+        try:
+            return self._made(row, frame, lookup(frame))
+        except ValueError as error:
+            raise ValueError(f"{source(str(self.file), row, frame.name)}: {error}") from None
 
-def _spellings(prop: Property, keys: Mapping[str, str]) -> list[str]:
-    """Names of the quantity, its own first; those the user has a key for shut out the others."""
-    names = [prop.name]
-    if prop.name in PARTNERS and prop == PROPERTIES[prop.name]:
-        names.append(PARTNERS[prop.name])
-    return [name for name in names if name in keys] or names
-
-
-def _candidates(prop: Property, keys: Mapping[str, str]) -> list[Place]:
-    if prop.name in keys:
-        return key_places(keys[prop.name])
-    return usual_places(usual_names(prop), prop.rows)
-
-
-def _check_volume(wanted: str, name: str, place: Place, value: np.ndarray, volume: float) -> None:
-    if "stress" in (wanted, name) and volume == 0 and np.isfinite(value).any():
-        raise ValueError(
-            f"'{wanted}' from {place} needs a volume, but the cell has none; "
-            "a stress exists for a cell of three lattice vectors only."
+    def _made(self, row: int, frame: Frame, plan: Plan) -> Structure:
+        numbers = np.array(frame.numbers, dtype=np.int64)
+        positions = _lengths("positions", frame.positions, plan.length)
+        cell = _lengths("cell", frame.cell, plan.length)
+        pbc = np.array(frame.pbc, dtype=bool)
+        check_geometry(numbers, positions, cell, pbc)
+        return Structure(
+            numbers=numbers,
+            positions=positions,
+            cell=cell,
+            pbc=pbc,
+            labels={name: label(frame, cell) for name, label in plan.labels.items()},
+            weights=self._weights(frame, plan),
+            fixed=np.zeros(len(numbers), dtype=bool) if frame.fixed is None else frame.fixed,
+            config_type=str(frame.info.get(self._config, "default")),
+            dataset=self.file.dataset or "default",
+            file=str(self.file),
+            row=row,
+            name=frame.name,
+            info=frame.info
+            if self.info is None
+            else {key: frame.info[key] for key in self.info if key in frame.info},
         )
 
+    def _weights(self, frame: Frame, plan: Plan) -> dict[str, np.ndarray]:
+        weights = {name: weight(frame) for name, weight in plan.weights.items()}
+        if self.file.weight != 1.0:
+            weights["weight"] = np.array(weights.get("weight", 1.0) * self.file.weight)
+        return weights
 
-def _fixed(atoms: Atoms) -> Bool[np.ndarray, "atoms"]:
-    fixed = np.zeros(len(atoms), dtype=bool)
-    for constraint in atoms.constraints:
-        if isinstance(constraint, FixAtoms):
-            fixed[constraint.get_indices()] = True
-    return fixed
+    def _conversions(self, content: Content) -> Conversions:
+        for item in ("positions", "numbers", "cell", "pbc"):
+            if item in self.file.keys and item not in content.geometry:
+                raise KeyError(f"{self.file}: a file of format '{content.format}' has no key for its {item}.")
+        stated = content.stated()
+        try:
+            return Conversions(self.file.units, stated, content.defined)
+        except ValueError as error:
+            raise ValueError(f"{self.file}: {error}") from None
+
+    def _found(self, prop: Property, lookup: Lookup) -> Found:
+        total = self._count.atoms if prop.rows == "atom" else self._count.structures
+        return Found(prop.name, prop.rows, self._count.labelled[prop.name], total, lookup.sources(prop.name))
+
+    def _wanted(self) -> set[str]:
+        """Keys that anything may stand under."""
+        own = [one for prop in self.properties.values() for one in spellings(prop, self.file.keys)]
+        places = [candidates(prop, self.file.keys) for prop in own]
+        places += list(weight_places(self.properties).values())
+        named = {place.key for group in places for place in group}
+        return named | {*self.file.keys.values(), self._config, *(self.info or ())}
+
+    def _check_names(self) -> None:
+        """Keys, units and signs are given for something there is."""
+        labels = {*self.properties, *PROPERTIES}
+        items = {*labels, *weight_names(labels), "config_type", "positions", "numbers", "cell", "pbc"}
+        for item in self.file.keys:
+            if item not in items:
+                raise KeyError(f"{self.file}: {unknown('property in keys', item, items)}")
+        for name in self.file.signs:
+            if name not in labels:
+                raise KeyError(f"{self.file}: {unknown('property in signs', name, labels)}")
+        for name in self.file.units:
+            if name not in (quantities := {*BASES, *labels}):
+                raise KeyError(f"{self.file}: {unknown('quantity in units', name, quantities)}")
+
+    def _check_any(self, content: Content) -> None:
+        if self._count.structures:
+            return
+        if num := content.count():
+            raise ValueError(
+                f"Index {self.file.index!r} selects none of the {num} structures of {self.file}."
+            )
+        raise ValueError(f"{self.file} holds no structure (read as '{content.format}').")
 
 
-def _check_items(keys: Mapping[str, str], properties: Mapping[str, Property]) -> None:
-    """The user's keys are for something that is read."""
-    partners = [PARTNERS[name] for name in properties if name in PARTNERS]
-    items = {*properties, *partners, *(f"{name}_weight" for name in properties)}
-    items |= {"weight", "atom_weight", "config_type"}
-    for item in keys:
-        if item not in items:
-            raise KeyError(unknown("property in keys", item, items))
+class _Count:
+    """How much was read."""
+
+    def __init__(self) -> None:
+        self.structures = 0
+        self.atoms = 0
+        self.labelled: Counter[str] = Counter()
+        self.ignored: Counter[str] = Counter()
+
+    def add(self, structure: Structure, properties: Mapping[str, Property], ignored: Sequence[str]) -> None:
+        self.structures += 1
+        self.atoms += structure.num_atoms
+        self.ignored.update(ignored)
+        for name, label in structure.labels.items():
+            self.labelled[name] += num_labelled(label, properties[name])
 
 
-def _check_keys(keys: Mapping[str, str], readings: Sequence[_Reading], files: Sequence[Path]) -> None:
-    """The user's keys are in the files."""
-    places = {place for reading in readings for place in reading.seen}
-    for item, key in keys.items():
-        seen = {place.key for place in places if item != "config_type" or place.where == INFO}
-        if key not in seen:
-            where = ", ".join(map(str, files))
+def check_keys(readers: Sequence[Reader]) -> None:
+    """What the user names a key for is in one at least of the files it is meant for, now that they are read.
+
+    Raises:
+        KeyError: if not.
+    """
+    keys = {entry for reader in readers for entry in reader.file.keys.items()}
+    for item, key in sorted(keys):
+        meant = [reader for reader in readers if reader.file.keys.get(item) == key]
+        seen = {place.key for reader in meant for place in reader.seen if _may_hold(item, place)}
+        if key not in seen and _is_asked(item, meant[0].properties):
+            where = ", ".join(str(reader.file) for reader in meant)
             raise KeyError(
                 f"keys: '{item}' is to be read from '{key}', which no structure of {where} has. "
                 f"{unknown('key', key, seen)}"
             )
 
 
-def _file_report(
-    dataset: str, file: Path, readings: Sequence[_Reading], properties: Mapping[str, Property]
-) -> FileReport:
-    seen = {place for reading in readings for place in reading.seen}
-    used = {place for reading in readings for place in reading.used}
-    weights = {name for reading in readings for name in reading.structure.weights}
-    return FileReport(
-        file=str(file),
-        dataset=dataset,
-        num_structures=len(readings),
-        num_atoms=sum(reading.structure.num_atoms for reading in readings),
-        properties=tuple(_found(prop, readings) for prop in properties.values()),
-        weights={name: _sources(name, readings) for name in sorted(weights)},
-        unused=tuple(str(place) for place in sorted(seen - used)),
-        ignored=dict(Counter(what for reading in readings for what in reading.ignored)),
-    )
+def _may_hold(item: str, place: Place) -> bool:
+    return item != "config_type" or place.where in (INFO, DATA)
 
 
-def _found(prop: Property, readings: Sequence[_Reading]) -> Found:
-    structures = [reading.structure for reading in readings]
-    total = sum(s.num_atoms if prop.rows == "atom" else 1 for s in structures)
-    labelled = sum(_rows(s.labels[prop.name], prop) for s in structures if prop.name in s.labels)
-    return Found(prop.name, prop.rows, labelled, total, _sources(prop.name, readings))
+def _is_asked(item: str, properties: Mapping[str, Property]) -> bool:
+    """Whether something is read under a key for this; positions and the like the format sees to."""
+    partners = [PARTNERS[name] for name in properties if name in PARTNERS]
+    return item in {*properties, *partners, *weight_names(properties), "config_type"}
 
 
-def _rows(label: np.ndarray, prop: Property) -> int:
-    entries = len(prop.shape)
-    finite = (
-        np.isfinite(label).any(axis=tuple(range(label.ndim - entries, label.ndim)))
-        if entries
-        else np.isfinite(label)
-    )
-    return int(finite.sum())
-
-
-def _sources(name: str, readings: Sequence[_Reading]) -> dict[str, int]:
-    return dict(Counter(reading.sources[name] for reading in readings if name in reading.sources))
+def _lengths(name: str, value: object, scale: Scale) -> np.ndarray:
+    try:
+        lengths = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} need numbers, got {value!r}.") from None
+    return lengths if scale.is_one else lengths * scale.factor

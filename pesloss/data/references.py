@@ -13,12 +13,14 @@ from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
-from pesloss.data.structures import Structure
-from pesloss.losses.batch import sum_over_atoms
+from pesloss.data.packed import Packed
+from pesloss.data.store import Store
+from pesloss.losses.batch import Batch, group_code, sum_over_atoms
 from pesloss.names import unknown
 
 NUM_ELEMENTS = len(chemical_symbols)
 SAME_ENERGY = 1e-6  # eV, between isolated atoms of one element
+CERTAIN = 1e-9  # ratio of singular values, far above what rounding leaves of 0
 
 Spec: TypeAlias = "str | Mapping[str, float] | References"
 
@@ -61,21 +63,19 @@ class References(nn.Module):
         return cls(dict.fromkeys(range(NUM_ELEMENTS), 0.0), note)
 
     @classmethod
-    def isolated_atoms(cls, structures: Iterable[Structure], elements: Iterable[int] = ()) -> References:
+    def isolated_atoms(cls, part: Packed, elements: Iterable[int] = ()) -> References:
         """Energies of isolated atoms, so that the model learns atomisation energies.
 
         Args:
-            structures: those of one atom count, if not periodic or of a config type such as ``IsolatedAtom``.
+            part: structures, of which those of one atom count, if not periodic or of a config type such as
+                ``IsolatedAtom``.
             elements: atomic numbers that need a reference; those of all the structures by default.
 
         Raises:
             ValueError: if an element has no isolated atom with an energy, or several that differ.
         """
-        structures = list(structures)
-        atoms = [s for s in structures if _is_isolated(s) and math.isfinite(_energy(s))]
-        energies = _one_energy_each(atoms)
-        needed = set(elements) or {int(z) for s in structures for z in s.numbers}
-        if missing := needed - set(energies):
+        energies = _one_energy_each(part)
+        if missing := (set(elements) or _elements(part)) - set(energies):
             raise ValueError(
                 f"No isolated atom with an energy for {_symbols(missing)}; found {_symbols(energies)}. "
                 "An isolated atom is one that is not periodic or has config_type IsolatedAtom."
@@ -83,30 +83,34 @@ class References(nn.Module):
         return cls(energies, f"isolated atoms: {_symbols(energies)}")
 
     @classmethod
-    def fit(cls, numbers: Sequence[np.ndarray], energies: Float64[np.ndarray, "structures"]) -> References:
+    def fit(cls, chunks: Iterable[Batch]) -> References:
         """Least squares over compositions, ``min Σ_s (E_s − Σ_Z n_s(Z) E0(Z))²``, in float64.
 
         Where the compositions leave a combination open, the solution of least norm is taken and ``note``
         says which combination it is.
 
         Args:
-            numbers: atomic numbers of each structure.
-            energies: total energies in eV; a structure with NaN is left out.
+            chunks: ``numbers``, ``batch`` and ``energy`` of structures, some at a time; one whose total
+                energy (in eV) is NaN is left out.
 
         Raises:
             ValueError: if no structure has an energy.
         """
-        labelled = np.isfinite(energies)
-        if not labelled.any():
-            raise ValueError(
-                f"References cannot be fitted: none of {len(energies)} structures has an energy."
-            )
-        counts = np.stack([np.bincount(z, minlength=NUM_ELEMENTS) for z in numbers])[labelled]
-        elements = np.flatnonzero(counts.any(axis=0))
-        counts = counts[:, elements]
-        solution = np.linalg.lstsq(counts.astype(np.float64), energies[labelled], rcond=None)[0]
+        # of a matrix of any length, R of its QR decomposition is all that least squares need
+        factor, overlaps = np.zeros((0, NUM_ELEMENTS + 1)), np.zeros((NUM_ELEMENTS, NUM_ELEMENTS))
+        total = labelled = 0
+        for chunk in chunks:
+            counts, energies = _compositions(chunk)
+            total, labelled = total + len(chunk["ptr"]) - 1, labelled + len(energies)
+            overlaps += counts.T @ counts
+            factor = _triangular(np.vstack([factor, np.column_stack([counts, energies])]))
+        if not labelled:
+            raise ValueError(f"References cannot be fitted: none of {total} structures has an energy.")
+        elements = np.flatnonzero(overlaps.any(axis=0))
+        overlaps = overlaps[np.ix_(elements, elements)].astype(np.int64)
+        solution, relations = _least_norm(factor[:, elements], factor[:, -1], overlaps)
         found = {int(z): float(energy) for z, energy in zip(elements, solution, strict=True)}
-        return cls(found, f"fit to {len(counts)} structures; {_determined(elements, counts)}")
+        return cls(found, f"fit to {labelled} structures; {_determined(elements, relations)}")
 
     def forward(
         self,
@@ -127,6 +131,17 @@ class References(nn.Module):
             )
         return sum_over_atoms(energies, structure_index, num_structures)
 
+    def of(self, store: Store) -> Float64[np.ndarray, "structures"]:
+        """Sum of the reference energies of each structure of a store, in eV.
+
+        Raises:
+            ValueError: if an element has no reference.
+        """
+        chunks = Packed(store).chunks(("numbers",))
+        device = self.energies.device
+        sums = [self(c["numbers"].to(device), c["batch"].to(device), len(c["ptr"]) - 1) for c in chunks]
+        return torch.cat([self.energies.new_zeros(0), *sums]).cpu().numpy()
+
     def as_dict(self) -> dict[str, float]:
         """Reference energy of each element that has one, by symbol."""
         return {
@@ -144,14 +159,12 @@ class References(nn.Module):
         return self
 
 
-def references(
-    spec: Spec, structures: Sequence[Structure], isolated_atoms: Sequence[Structure] | None = None
-) -> References:
+def references(spec: Spec, part: Packed, isolated_atoms: Packed | None = None) -> References:
     """Reference energies as a config asks for them.
 
     Args:
         spec: ``fit``, ``isolated_atoms``, ``none``, energies by element, or a ``References``.
-        structures: the training structures.
+        part: the training structures, with total energies.
         isolated_atoms: where to look for isolated atoms, if not among the structures.
 
     Raises:
@@ -164,10 +177,9 @@ def references(
     if spec == "none":
         return References.none()
     if spec == "isolated_atoms":
-        elements = {int(z) for s in structures for z in s.numbers}
-        return References.isolated_atoms(structures if isolated_atoms is None else isolated_atoms, elements)
+        return References.isolated_atoms(part if isolated_atoms is None else isolated_atoms, _elements(part))
     if spec == "fit":
-        return References.fit([s.numbers for s in structures], np.array([_energy(s) for s in structures]))
+        return References.fit(part.chunks(("numbers", "energy")))
     hint = "Energies by element, such as {'H': -13.6}, are also accepted."
     raise ValueError(f"{unknown('references', spec, ('fit', 'isolated_atoms', 'none'))} {hint}")
 
@@ -184,32 +196,71 @@ def _symbols(elements: Iterable[str | int]) -> str:
     return ", ".join(chemical_symbols[z] for z in sorted(map(_number, elements))) or "no element"
 
 
-def _energy(structure: Structure) -> float:
-    return float(structure.labels.get("energy", np.nan))
+def _elements(part: Packed) -> set[int]:
+    return {z for chunk in part.chunks(("numbers",)) for z in chunk["numbers"].unique().tolist()}
 
 
-def _is_isolated(structure: Structure) -> bool:
-    name = "".join(filter(str.isalpha, structure.config_type)).lower()
-    return structure.num_atoms == 1 and (name in ("isolatedatom", "isolatedatoms") or not structure.pbc.any())
-
-
-def _one_energy_each(atoms: Sequence[Structure]) -> dict[int, float]:
+def _one_energy_each(part: Packed) -> dict[int, float]:
+    """Energy of each element that has an isolated atom."""
+    positions = torch.nonzero(part.num_atoms == 1)[:, 0]
+    batch = part.batch(positions)
+    if "energy" not in batch:
+        return {}
+    codes = [group_code(name) for name in part.store.about["config_types"] if _means_isolated(name)]
+    isolated = ~batch["pbc"].any(1) | torch.isin(batch["config_type"], torch.tensor(codes, dtype=torch.int64))
     energies: dict[int, float] = {}
-    for atom in atoms:
-        element, energy = int(atom.numbers[0]), _energy(atom)
+    for i in torch.nonzero(isolated & batch["energy"].isfinite())[:, 0].tolist():
+        element, energy = int(batch["numbers"][i]), float(batch["energy"][i])
         if abs(energies.setdefault(element, energy) - energy) > SAME_ENERGY:
             raise ValueError(
-                f"{atom.source}: isolated atom {_symbols([element])} has {energy} eV, another one has "
-                f"{energies[element]} eV; keep one of them."
+                f"{part.source(int(positions[i]))}: isolated atom {_symbols([element])} has {energy} eV, "
+                f"another one has {energies[element]} eV; keep one of them."
             )
     return energies
 
 
-def _determined(
-    elements: Int64[np.ndarray, "elements"], counts: Int64[np.ndarray, "structures elements"]
-) -> str:
+def _means_isolated(config_type: str) -> bool:
+    return "".join(filter(str.isalpha, config_type)).lower() in ("isolatedatom", "isolatedatoms")
+
+
+def _compositions(
+    chunk: Batch,
+) -> tuple[Float64[np.ndarray, "labelled elements"], Float64[np.ndarray, "labelled"]]:
+    """Numbers of atoms of each element, and energy, of the structures that have one."""
+    num = len(chunk["ptr"]) - 1
+    if "energy" not in chunk:
+        return np.zeros((0, NUM_ELEMENTS)), np.zeros(0)
+    cells = chunk["batch"] * NUM_ELEMENTS + chunk["numbers"]
+    counts = torch.bincount(cells, minlength=num * NUM_ELEMENTS).reshape(num, NUM_ELEMENTS)
+    labelled = chunk["energy"].isfinite()
+    return counts[labelled].double().numpy(), chunk["energy"][labelled].double().numpy()
+
+
+def _triangular(matrix: Float64[np.ndarray, "rows columns"]) -> Float64[np.ndarray, "fewer columns"]:
+    """R of the QR decomposition; columns without a number stay so."""
+    used = matrix.any(axis=0)
+    triangle = np.linalg.qr(matrix[:, used], mode="r")
+    factor = np.zeros((len(triangle), matrix.shape[1]))
+    factor[:, used] = triangle
+    return factor
+
+
+def _least_norm(
+    matrix: Float64[np.ndarray, "rows elements"],
+    target: Float64[np.ndarray, "rows"],
+    overlaps: Int64[np.ndarray, "elements elements"],
+) -> tuple[Float64[np.ndarray, "elements"], list[list[int]]]:
+    """Least squares of least norm, and the relations that leave it open."""
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    # elimination in whole numbers is slow for many elements, and needed where rounding could hide a relation
+    certain = len(s) == len(overlaps) and s[-1] > CERTAIN * s[0]
+    relations = [] if certain else _relations(overlaps)
+    rank = len(overlaps) - len(relations)
+    return vt[:rank].T @ (u[:, :rank].T @ target / s[:rank]), relations
+
+
+def _determined(elements: Int64[np.ndarray, "elements"], relations: Sequence[Sequence[int]]) -> str:
     """Rank of the compositions in words, with the relations that leave energies of single elements open."""
-    relations = _relations(counts)
     if not relations:
         return f"all {len(elements)} elements determined"
     rank = len(elements) - len(relations)
@@ -217,10 +268,14 @@ def _determined(
     return f"rank {rank} of {len(elements)} elements, least norm taken: {words}"
 
 
-def _relations(counts: Int64[np.ndarray, "structures elements"]) -> list[list[int]]:
-    """Whole-number relations ``Σ_Z c_Z n(Z) = 0`` that all compositions obey, by exact elimination."""
-    rows = [[Fraction(int(n)) for n in row] for row in np.unique(counts.T @ counts, axis=0)]
-    size, pivots = counts.shape[1], []
+def _relations(overlaps: Int64[np.ndarray, "elements elements"]) -> list[list[int]]:
+    """Whole-number relations ``Σ_Z c_Z n(Z) = 0`` that all compositions obey, by exact elimination.
+
+    Args:
+        overlaps: ``Σ_s n_s(Z) n_s(Z')``, which has the same relations as the compositions.
+    """
+    rows = [[Fraction(int(n)) for n in row] for row in overlaps]
+    size, pivots = len(overlaps), []
     for column in range(size):
         lead = next((row for row in rows[len(pivots) :] if row[column]), None)
         if lead is None:

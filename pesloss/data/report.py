@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -44,6 +44,7 @@ class FileReport:
         weights: kind of weight -> place in the file -> number of structures.
         unused: places in the file that nothing was read from; a misnamed label shows here.
         ignored: what the file holds and pesloss has no use for -> number of structures.
+        changes: quantity -> what was done to its numbers: unit, sign, order.
     """
 
     file: str
@@ -54,6 +55,7 @@ class FileReport:
     weights: Mapping[str, Mapping[str, int]]
     unused: tuple[str, ...]
     ignored: Mapping[str, int]
+    changes: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
@@ -62,6 +64,7 @@ class FileReport:
             *(f"  {found}" for found in self.properties),
             *(f"  {name}: {', '.join(places)}" for name, places in self.weights.items()),
         ]
+        lines += [f"  {name}: {words}" for name, words in self.changes.items()]
         lines += [f"  unused: {', '.join(self.unused)}"] if self.unused else []
         lines += [f"  ignored: {what} ({count} structures)" for what, count in self.ignored.items()]
         return "\n".join(lines)

@@ -12,6 +12,16 @@ from jaxtyping import Bool, Float64, Int64
 from pesloss.data.report import Report
 
 
+def source(file: str, row: int, name: str = "") -> str:
+    """Where a structure comes from, in words.
+
+    Example:
+        >>> source("spice.hdf5", 12, "103147721, conformation 3")
+        'spice.hdf5, structure 12 (103147721, conformation 3)'
+    """
+    return f"{file}, structure {row}" + (f" ({name})" if name else "")
+
+
 @dataclass(frozen=True)
 class Structure:
     """Atoms, the cell they repeat in, and what a reference method says about them.
@@ -26,8 +36,10 @@ class Structure:
         fixed: atoms that ASE's ``FixAtoms`` holds.
         config_type: name of the group of structures it belongs to.
         dataset: name of the dataset it belongs to.
-        source: file and row, for messages.
-        info: everything else the file said about the structure.
+        file: where it comes from.
+        row: its row there, counted from 0.
+        name: what the file calls it, if anything.
+        info: what else the file said about the structure.
     """
 
     numbers: Int64[np.ndarray, "atoms"]
@@ -39,13 +51,20 @@ class Structure:
     fixed: Bool[np.ndarray, "atoms"]
     config_type: str = "default"
     dataset: str = "default"
-    source: str = "structure"
+    file: str = "memory"
+    row: int = 0
+    name: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_atoms(self) -> int:
         """Number of atoms."""
         return len(self.numbers)
+
+    @property
+    def source(self) -> str:
+        """File and row, for messages."""
+        return source(self.file, self.row, self.name)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def flat_rows(values: Shaped[Tensor, "rows *entry"]) -> Shaped[Tensor, "rows ent
 
 def spread_rows(values: Shaped[Tensor, "rows"], dims: int) -> Tensor:
     """One value a row, shaped to broadcast over entries of so many dimensions."""
-    return values.reshape(-1, *[1] * dims)
+    return values.reshape(-1, *[1] * dims) if dims else values
 
 
 def sum_over_atoms(

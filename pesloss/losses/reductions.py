@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
 from pesloss.losses.batch import (
@@ -24,7 +24,7 @@ from pesloss.names import unknown
 DENOMINATORS = ("labels", "weights", "entries")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Entries:
     """Which costs of a term count, and how much.
 
@@ -39,6 +39,22 @@ class Entries:
     weights: Float[Tensor, "#rows *weight"] | None
     rows: Rows
     batch: Batch
+    _labels: Tensor | None = None
+    _labels_by_structure: Tensor | None = None
+
+    @property
+    def labels(self) -> Int[Tensor, ""]:
+        """How many entries count."""
+        if self._labels is None:  # functools.cached_property holds a lock, which no compiler can trace
+            self._labels = self.included.count_nonzero()
+        return self._labels
+
+    @property
+    def labels_by_structure(self) -> Int[Tensor, "structures"]:
+        """How many entries count in each structure."""
+        if self._labels_by_structure is None:
+            self._labels_by_structure = self.by_structure(self.included.long())
+        return self._labels_by_structure
 
     def by_structure(self, values: Num[Tensor, "rows *cost"]) -> Num[Tensor, "structures"]:
         """Sums of entries over each structure."""
@@ -52,10 +68,12 @@ class Entries:
 class Reduction(nn.Module, ABC):
     """Sum and count of the costs of a term, both additive over batches, and the value they make.
 
-    ``linear`` says whether the value of a whole step is the sum of what its batches contribute.
+    ``linear`` says whether the value of a whole step is the sum of what its batches contribute, ``is_mean``
+    whether it is the sum over the count and nothing else.
     """
 
     linear: ClassVar[bool] = True
+    is_mean: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, costs: Float[Tensor, "rows *cost"], entries: Entries) -> Float[Tensor, "channels"]:
@@ -98,10 +116,9 @@ class Pooled(Reduction, ABC):
     def count(self, entries: Entries) -> Tensor:
         if self.denominator == "weights" and entries.weights is not None:
             return torch.where(entries.included, entries.weights, 0).sum(dtype=torch.float64).reshape(1)
-        counted = entries.included
         if self.denominator == "entries":
-            counted = torch.ones_like(counted)
-        return counted.count_nonzero().reshape(1)
+            return torch.ones_like(entries.included).count_nonzero().reshape(1)
+        return entries.labels.reshape(1)
 
     def extra_repr(self) -> str:
         return "" if self.denominator == "labels" else f"denominator={self.denominator}"
@@ -113,8 +130,10 @@ class Mean(Pooled):
     See :class:`Pooled` for n.
     """
 
+    is_mean: ClassVar[bool] = True
+
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
-        return _mean(sums, counts)
+        return mean(sums, counts).sum()
 
 
 class Sum(Pooled):
@@ -139,9 +158,9 @@ class RootMean(Pooled):
     linear: ClassVar[bool] = False
 
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
-        mean = _mean(sums, counts)
-        positive = mean > 0
-        return torch.where(positive, torch.where(positive, mean, 1).sqrt(), mean.detach())
+        value = mean(sums, counts).sum()
+        positive = value > 0
+        return torch.where(positive, torch.where(positive, value, 1).sqrt(), value.detach())
 
     def slope(self, sums: Tensor, counts: Tensor) -> Tensor:
         product = sums * counts
@@ -151,19 +170,21 @@ class RootMean(Pooled):
 class PerStructure(Reduction):
     """Mean within each structure, then over the structures with a label: every structure counts the same."""
 
+    is_mean: ClassVar[bool] = True
+
     def forward(self, costs: Tensor, entries: Entries) -> Tensor:
-        labels = entries.by_structure(entries.included.to(costs.dtype))
-        return (entries.by_structure(costs) / torch.where(labels > 0, labels, 1)).sum().reshape(1)
+        return mean(entries.by_structure(costs), entries.labels_by_structure).sum().reshape(1)
 
     def count(self, entries: Entries) -> Tensor:
-        return (entries.by_structure(entries.included.long()) > 0).count_nonzero().reshape(1)
+        return entries.labels_by_structure.count_nonzero().reshape(1)
 
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
-        return _mean(sums, counts)
+        return mean(sums, counts).sum()
 
 
-def _mean(sums: Tensor, counts: Tensor) -> Tensor:
-    return (sums / torch.where(counts > 0, counts, 1)).sum()
+def mean(sums: Float[Tensor, "channels"], counts: Num[Tensor, "channels"]) -> Float[Tensor, "channels"]:
+    """Sums over counts, each for itself; 0 where nothing counted."""
+    return (sums / (counts + (counts == 0))).to(sums.dtype)
 
 
 REDUCTIONS = {"mean": Mean, "sum": Sum, "per_structure": PerStructure, "root_mean": RootMean}

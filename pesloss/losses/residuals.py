@@ -77,8 +77,7 @@ class PerAtom(Residual):
         return super().entry_shape(prop)
 
     def forward(self, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
-        per_atom = atom_counts(batch).to(label.dtype).reciprocal()
-        return (prediction - label) * spread_rows(per_atom, label.dim() - 1)
+        return (prediction - label) / spread_rows(atom_counts(batch), label.dim() - 1)
 
 
 class Voigt(Residual):

@@ -16,6 +16,7 @@ from pesloss.losses.distributed import ranks, sum_over_ranks
 from pesloss.losses.groups import GroupWeights
 from pesloss.losses.penalties import Huber
 from pesloss.losses.properties import Property
+from pesloss.losses.reductions import mean
 from pesloss.losses.terms.base import Counts, Term, check_weight
 from pesloss.losses.terms.property import PropertyTerm
 from pesloss.names import part, unknown
@@ -111,6 +112,7 @@ class TotalLoss(nn.Module):
             raise ValueError("A loss of weight 0 asks for nothing and learns nothing; leave it out.")
         scale = torch.tensor(weight, dtype=torch.float64)
         self.register_buffer("weight", scale, persistent=False)
+        self._all_means = all(term.is_mean for term in self.by_name.values())
         self.groups = nn.ModuleList(
             GroupWeights(key, group)
             for key, group in (("config_type", config_type_weights), ("dataset", dataset_weights))
@@ -159,8 +161,9 @@ class TotalLoss(nn.Module):
         In an accumulated step the values of its batches are shares, which add up to the value of the step.
         """
         total, values, weights, regulariser = self._parts(predictions, batch, step)
-        values, weights = (self._by_name(part.detach()) for part in (values, weights))
-        return LossOutput(total, values, weights, regulariser.detach())
+        values, weights = values.detach(), weights.detach()
+        regulariser = values.new_zeros(()) if regulariser is None else regulariser.detach()
+        return LossOutput(total, self._by_name(values), self._by_name(weights), regulariser)
 
     @torch.no_grad()
     def step(self, batches: Iterable[Batch], predictions: Iterable[Predictions] | None = None) -> Step:
@@ -192,19 +195,21 @@ class TotalLoss(nn.Module):
 
     def _parts(
         self, predictions: Predictions, batch: Batch, step: Step | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         batch = self._weigh(batch)
-        sums = self._sums(predictions, batch)
         if step is None:
-            counts, labels, sums = self._over_ranks(*self._counts(batch), sums)
+            counts, labels, sums = self._over_ranks(*self._measured(predictions, batch))
             step = Step(counts, labels, 1, sums)
         else:
-            (sums,) = self._over_ranks(sums)
+            (sums,) = self._over_ranks(self._sums(predictions, batch))
         values = self._values(sums, step)
         weights, regulariser = self.weighting(values, step.labels)
-        scale = self.weight.to(values.dtype)
-        weights, regulariser = scale * weights, scale * regulariser / step.batches
-        return (weights * values).sum() + regulariser, values, weights, regulariser
+        weights = self.weight * weights
+        total = torch.dot(weights, values)
+        if regulariser is not None:
+            regulariser = (self.weight / step.batches * regulariser).to(values.dtype)
+            total = total + regulariser
+        return total, values, weights, regulariser
 
     def _by_name(self, values: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.terms, values.unbind(), strict=True))
@@ -225,6 +230,14 @@ class TotalLoss(nn.Module):
         counts, labels = zip(*(term.count(batch) for term in self.by_name.values()), strict=True)
         return Counts(torch.cat(counts), torch.stack(labels))
 
+    def _measured(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts, labels and sums of all terms."""
+        sums, counted = zip(
+            *(term.measure(predictions, batch) for term in self.by_name.values()), strict=True
+        )
+        counts, labels = zip(*counted, strict=True)
+        return torch.cat(counts), torch.stack(labels), torch.cat(sums)
+
     def _over_ranks(self, *parts: Tensor) -> list[Tensor]:
         if not self.training or ranks(self.process_group) == 1:
             return list(parts)
@@ -237,6 +250,8 @@ class TotalLoss(nn.Module):
         """Values of the terms; of a batch in an accumulated step, shares that add up to those of the step."""
         if step.sums is None and not self.linear:
             raise ValueError("This step was made without predictions, which its terms need; see step().")
+        if self._all_means:  # one division for all terms
+            return mean(sums, step.counts)
         terms = list(self.by_name.values())
         channels = [term.channels for term in terms]
         shares, counts = sums.split(channels), step.counts.to(sums.dtype).split(channels)

@@ -31,8 +31,8 @@ class Atoms(NamedTuple):
     counts: Int[Tensor, "structures"]
 
     def total(self, values: Float[Tensor, "atoms *entry"]) -> Float[Tensor, "structures *entry"]:
-        """Sum over each structure's atoms."""
-        return sum_over_atoms(values, self.structure, self.counts.shape[0])
+        """Sum over each structure's atoms, in the precision of the positions even under autocast."""
+        return sum_over_atoms(values.to(self.positions.dtype), self.structure, self.counts.shape[0])
 
     def centred(self, values: Float[Tensor, "atoms *entry"]) -> Float[Tensor, "atoms *entry"]:
         """Values less their mean over the atoms of their structure."""

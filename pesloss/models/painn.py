@@ -49,13 +49,11 @@ class Message(nn.Module):
         edges: Int[Tensor, "2 edges"],
     ) -> tuple[Float[Tensor, "atoms channels"], Float[Tensor, "atoms 3 channels"]]:
         centre, neighbour = edges.unbind(0)
-        filters = self.filters(basis).split(self.channels, dim=1)
-        phi_s, phi_vs, *phi_vv = self.phi(scalars).split(self.channels, dim=1)
-        to_scalars = phi_s.index_select(0, neighbour) * filters[0]
-        to_vectors = directions * (phi_vs.index_select(0, neighbour) * filters[1]).unsqueeze(1)
-        if phi_vv:
-            sent = vectors * phi_vv[0].unsqueeze(1)
-            to_vectors = to_vectors + sent.index_select(0, neighbour) * filters[2].unsqueeze(1)
+        messages = self.phi(scalars).index_select(0, neighbour) * self.filters(basis)
+        to_scalars, along, *gates = messages.split(self.channels, dim=1)
+        to_vectors = directions * along.unsqueeze(1)
+        if gates:
+            to_vectors = to_vectors + vectors.index_select(0, neighbour) * gates[0].unsqueeze(1)
         num_atoms = scalars.shape[0]
         delta = to_scalars.new_zeros(num_atoms, self.channels).index_add(0, centre, to_scalars)
         delta_v = to_vectors.new_zeros(num_atoms, 3, self.channels).index_add(0, centre, to_vectors)
@@ -116,6 +114,7 @@ class PaiNN(Network):
     """
 
     energy_scale: Tensor
+    allows_bfloat16 = True
 
     def __init__(
         self,

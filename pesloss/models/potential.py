@@ -26,10 +26,13 @@ class Network(nn.Module, ABC):
 
     ``properties`` names what ``forward`` can compute, ``cutoff`` is the reach of its edges in Å. It reads
     `positions`, `numbers`, `cell`, `ptr`, `batch`, `edge_index` and `edge_shift` of a batch and nothing else.
+    ``allows_bfloat16`` promises that distances and sums over atoms keep their precision under
+    ``torch.autocast``.
     """
 
     properties: tuple[str, ...]
     cutoff: float
+    allows_bfloat16: bool = False
 
     @abstractmethod
     def forward(self, batch: Batch, properties: Collection[str] | None = None) -> dict[str, Tensor]:

@@ -1,80 +1,111 @@
-"""The end of a run: errors of the best weights beside those of the mean, as metrics, table and plots."""
+"""Errors of a model beside those of knowing the mean only, as metrics, tables and plots."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
-from pesloss.data import Packed
-from pesloss.losses import Batch
-from pesloss.report.plots import learning_curves, parity_plots
-from pesloss.training import Errors, Fit, Fitted, MeanPredictor, Metrics
+from pesloss.losses.batch import Batch, Predictions
+from pesloss.losses.properties import Property
+from pesloss.report.plots import ParitySample, learning_curves, parity_plots
+from pesloss.report.tables import errors_table, groups_table
+from pesloss.training.metrics import Groups, MeanPredictor, Metric, Metrics, table_columns
 
-ByProperty = Mapping[str, Errors]
+Predicted = Iterable[tuple[Batch, Predictions]]
 
 
-def conclude(fit: Fit, fitted: Fitted, console: Console) -> dict[str, Any]:
-    """Evaluate the best weights on every split but the training structures.
-
-    Writes ``metrics.json``, ``parity_<property>.png`` and ``learning_curves.png`` to the folder of the run.
+class Evaluation(NamedTuple):
+    """What a model makes of one split.
 
     Args:
-        fit: the finished training.
-        fitted: how it ended.
-        console: where the table goes.
+        errors: of the model.
+        baseline: of the mean of the training labels, by the same names; empty where that is not known.
+        samples: labels and predictions to plot, by property.
+    """
+
+    errors: Mapping[str, Metric]
+    baseline: Mapping[str, Metric]
+    samples: Mapping[str, ParitySample]
+
+    @classmethod
+    def of(
+        cls,
+        predicted: Predicted,
+        properties: Mapping[str, Property],
+        groups: Groups | None = None,
+        mean: MeanPredictor | None = None,
+    ) -> Evaluation:
+        """All of it from one pass over the batches; errors are those of all ranks together."""
+        metrics = Metrics(properties, groups)
+        baseline = Metrics({} if mean is None else mean.properties, groups)
+        samples = {name: ParitySample(prop) for name, prop in properties.items()}
+        for batch, predictions in predicted:
+            metrics.update(predictions, batch)
+            if mean is not None:
+                baseline.update(mean(batch), batch)
+            for sample in samples.values():
+                sample.update(predictions, batch)
+        return cls(metrics.compute(), baseline.compute(), samples)
+
+
+def conclude(
+    predicted: Mapping[str, Predicted],
+    properties: Mapping[str, Property],
+    *,
+    folder: Path | None,
+    console: Console,
+    title: str,
+    groups: Groups | None = None,
+    mean: MeanPredictor | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model on some splits, tell the errors and keep them.
+
+    Writes ``metrics.json``, ``parity_<property>.png`` and, where the folder has the tables of a training,
+    ``learning_curves.png``. Every rank calls it with its own share of the structures.
+
+    Args:
+        predicted: batches and what the model says of them, by the name of the split; read once.
+        properties: what was predicted, by name.
+        folder: where files go; ``None`` on all ranks but the first, which write nothing.
+        console: where tables go.
+        title: what the errors are of.
+        groups: what errors are told apart by besides.
+        mean: the mean of the training labels, to be compared with.
+        about: what else ``metrics.json`` is to say.
 
     Returns:
-        What ``metrics.json`` holds.
+        What ``metrics.json`` holds: ``about``, and ``metrics``, ``baseline`` (errors of the mean) and
+        ``labels`` (what they are means of) by one set of names such as
+        ``test/forces/mae_component/element=C [meV/Å]``.
     """
-    parts = {name: part for name in ("val", "test") if (part := getattr(fit.data, name)) is not None}
-    errors = {name: fit.evaluate(part) for name, part in parts.items()}
-    mean = mean_errors(fit, parts)
-    metrics = {
-        "score": {"name": fitted.score, "value": fitted.best_score, "epoch": fitted.best_epoch},
-        "seconds": round(fitted.seconds, 3),
-        "errors": _as_dicts(errors),
-        "errors_of_the_mean": _as_dicts(mean),
-    }
-    if fit.fabric.is_global_zero:
-        text = json.dumps(metrics, indent=2, ensure_ascii=False)
-        (fit.folder / "metrics.json").write_text(text, encoding="utf-8")
-        console.print(errors_table(f"Errors of the best weights, epoch {fitted.best_epoch}", errors, mean))
-        shown = "test" if "test" in parts else "val"
-        if shown in parts:
-            parity_plots(fit.folder, fit.predict(parts[shown]), fit.loss.required, shown)
-        learning_curves(fit.folder)
-        console.print(f"Everything is in {fit.folder}", soft_wrap=True, highlight=False)
+    found = {split: Evaluation.of(batches, properties, groups, mean) for split, batches in predicted.items()}
+    metrics = {**(about or {}), **as_dict(found)}
+    if folder is None:
+        return metrics
+    text = json.dumps(metrics, indent=2, ensure_ascii=False)
+    (folder / "metrics.json").write_text(f"{text}\n", encoding="utf-8")
+    errors = {split: evaluation.errors for split, evaluation in found.items()}
+    baseline = {split: evaluation.baseline for split, evaluation in found.items()}
+    console.print(errors_table(title, properties, errors, baseline))
+    if table := groups_table(properties, errors, baseline):
+        console.print(table)
+    samples = {split: evaluation.samples for split, evaluation in found.items()}
+    parity_plots(folder, properties, samples, errors)
+    learning_curves(folder)
+    console.print(f"Everything is in {folder}", soft_wrap=True, highlight=False)
     return metrics
 
 
-def mean_errors(fit: Fit, parts: Mapping[str, Packed]) -> dict[str, ByProperty]:
-    """Errors of predicting the mean training label, on each split."""
-    predictor = MeanPredictor(fit.loss.required, fit.data.train.labels())
-    return {name: _errors(fit, predictor, part.labels()) for name, part in parts.items()}
-
-
-def errors_table(title: str, errors: Mapping[str, ByProperty], baseline: Mapping[str, ByProperty]) -> Table:
-    """Errors by split and property beside those of predicting the mean."""
-    table = Table(title=title, title_justify="left")
-    for column in ("split", "property", "MAE", "RMSE", "unit", "MAE of the mean", "labels"):
-        table.add_column(column, justify="left" if column in ("split", "property", "unit") else "right")
-    for split, by_property in errors.items():
-        for name, found in by_property.items():
-            mean = baseline[split][name].mae
-            row = (f"{found.mae:.4g}", f"{found.rmse:.4g}", found.unit, f"{mean:.4g}", f"{found.labels}")
-            table.add_row(split, name, *row)
-    return table
-
-
-def _errors(fit: Fit, predictor: MeanPredictor, batch: Batch) -> ByProperty:
-    metrics = Metrics(fit.loss.required)
-    metrics.update(predictor(batch), batch)
-    return metrics.compute()
-
-
-def _as_dicts(errors: Mapping[str, ByProperty]) -> dict[str, Any]:
-    return {part: {name: e._asdict() for name, e in found.items()} for part, found in errors.items()}
+def as_dict(found: Mapping[str, Evaluation]) -> dict[str, dict[str, Any]]:
+    """Errors, those of the mean, and the numbers of labels, all by the same flat names."""
+    metrics, baseline, labels = {}, {}, {}
+    for split, evaluation in found.items():
+        metrics |= table_columns(evaluation.errors, split)
+        baseline |= table_columns(evaluation.baseline, split)
+        labels |= {m.column(f"{split}/{key}"): m.labels for key, m in evaluation.errors.items()}
+    return {"metrics": metrics, "baseline": baseline, "labels": labels}

@@ -3,42 +3,83 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pesloss.losses.batch import Batch, Predictions
 from pesloss.losses.properties import Property
-from pesloss.training.metrics import compared, displayed_unit
+from pesloss.training.metrics import Metric, compared, displayed_unit
 
-Row = Mapping[str, float]
+Columns = Mapping[str, np.ndarray]
+
+
+class ParitySample:
+    """Labels and predictions of labelled components; of many, some, each as likely as any other.
+
+    Args:
+        prop: the property.
+        size: how many to keep.
+    """
+
+    def __init__(self, prop: Property, size: int = 20_000) -> None:
+        self.prop, self.size = prop, size
+        self._random = torch.Generator().manual_seed(0)
+        self._rows = torch.empty(3, 0, dtype=torch.float64)  # label, prediction, lot
+
+    def update(self, predictions: Predictions, batch: Batch) -> None:
+        """Count a batch in."""
+        if self.prop.name in batch:
+            pairs = _pairs(self.prop, batch, predictions)
+            lots = torch.rand(1, pairs.shape[1], generator=self._random, dtype=torch.float64)
+            self._rows = torch.cat([self._rows, torch.cat([pairs, lots])], dim=1)
+            if self._rows.shape[1] > 4 * self.size:
+                self._rows = self._drawn()
+
+    def points(self) -> Float64[np.ndarray, "2 points"]:
+        """Labels and predictions in the displayed unit."""
+        return self._drawn()[:2].numpy()
+
+    def _drawn(self) -> Float64[Tensor, "3 points"]:
+        """Those with the lowest lots, which do not depend on the batches."""
+        if self._rows.shape[1] <= self.size:
+            return self._rows
+        return self._rows[:, self._rows[2].topk(self.size, largest=False).indices]
 
 
 def parity_plots(
     folder: Path,
-    predicted: Iterable[tuple[Batch, Predictions]],
     properties: Mapping[str, Property],
-    split: str,
+    samples: Mapping[str, Mapping[str, ParitySample]],
+    errors: Mapping[str, Mapping[str, Metric]],
 ) -> list[Path]:
-    """One plot a property of prediction against label, component by component, with the errors below it.
+    """One plot a property of prediction against label, component by component, a panel a split.
 
     Args:
         folder: where ``parity_<property>.png`` goes.
-        predicted: batches with their predictions.
         properties: what to compare, by name.
-        split: name of the structures, for the title.
+        samples: what to plot, by split and property.
+        errors: to tell in the titles, by split and name.
     """
-    batches = list(predicted)
     paths = []
     for name, prop in properties.items():
-        pairs = [_pairs(prop, batch, predictions) for batch, predictions in batches if name in batch]
-        if pairs and (pair := torch.cat(pairs, dim=1)).numel():
-            paths.append(_parity(folder / f"parity_{_slug(name)}.png", prop, pair, split))
+        main = f"{name}/mae_component" if prop.shape else f"{name}/mae"
+        panels = {
+            split: (found[name], errors[split][main], errors[split][main.replace("/mae", "/rmse")])
+            for split, found in samples.items()
+            if main in errors[split] and found[name].points().size
+        }
+        if panels:
+            paths.append(_parity(folder / f"parity_{_slug(name)}.png", prop, panels))
     return paths
 
 
@@ -54,25 +95,31 @@ def learning_curves(folder: Path) -> Path | None:
     steps, epochs = _table(folder / "steps.csv"), _table(folder / "epochs.csv")
     if not steps or not epochs:
         return None
-    terms = [name for name in steps[0] if name.startswith("value/")]
-    errors = [name for name in epochs[0] if name.startswith("val/") and "/mae" in name]
+    errors = [name for name in epochs if name.startswith("val/") and _is_main(name)]
     figure = Figure(figsize=(5 * (1 + len(errors)), 3.6), layout="constrained")
     axes = figure.subplots(1, 1 + len(errors), squeeze=False)[0]
-    for name in terms:
-        labelled = [row for row in steps if row[name] != 0]  # a step without labels of a term
-        if labelled:
-            axes[0].plot(*_smooth(labelled, name), label=name.removeprefix("value/"), linewidth=1)
+    for name in (name for name in steps if name.startswith("value/")):
+        labelled = np.nan_to_num(steps[name]) != 0  # a step may be without labels of a term
+        if labelled.any():
+            where, values = _smooth(steps["step"][labelled], steps[name][labelled])
+            axes[0].plot(where, values, label=name.removeprefix("value/"), linewidth=1)
     axes[0].set(xlabel="step", ylabel="value of the term", yscale="log", title="training loss")
     axes[0].legend(frameon=False)
     for axis, name in zip(axes[1:], errors, strict=True):
         prop, unit = name.split("/")[1], name[name.index("[") + 1 : -1]
-        axis.plot([row["epoch"] for row in epochs], [row[name] for row in epochs], color="black", linewidth=1)
+        axis.plot(epochs["epoch"], epochs[name], color="black", linewidth=1)
         axis.set(xlabel="epoch", ylabel=f"MAE [{unit}]", title=f"{prop}, validation")
-        axis.set_yscale(_scale(row[name] for row in epochs))
+        axis.set_yscale(_scale(epochs[name]))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _save(figure, folder / "learning_curves.png")
 
 
-def _pairs(prop: Property, batch: Batch, predictions: Predictions) -> Tensor:
+def _is_main(name: str) -> bool:
+    """Whether a column holds the mean absolute error of all components of a property."""
+    return name.partition(" [")[0].endswith(("/mae", "/mae_component"))
+
+
+def _pairs(prop: Property, batch: Batch, predictions: Predictions) -> Float64[Tensor, "2 labelled"]:
     """Labels and predictions of the labelled components, in the displayed unit."""
     factor, _ = displayed_unit(prop)
     label = compared(prop, batch[prop.name], batch)
@@ -80,40 +127,48 @@ def _pairs(prop: Property, batch: Batch, predictions: Predictions) -> Tensor:
     return factor * torch.stack([label[known], compared(prop, predictions[prop.name], batch)[known]]).cpu()
 
 
-def _parity(path: Path, prop: Property, pair: Tensor, split: str) -> Path:
-    label, prediction = pair.tolist()
-    _, unit = displayed_unit(prop)
-    error = pair[1] - pair[0]
-    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
-    axis = figure.subplots()
-    ends = [min(pair.min().item(), 0.0), max(pair.max().item(), 0.0)]
-    axis.plot(ends, ends, color="0.7", linewidth=1, zorder=0)
-    axis.scatter(label, prediction, s=4, alpha=0.4, linewidths=0, rasterized=True)
-    axis.set(xlabel=f"label [{unit}]", ylabel=f"prediction [{unit}]", aspect="equal")
-    axis.set_title(
-        f"{prop.name}, {split}: MAE {error.abs().mean():.3g}, RMSE {error.square().mean().sqrt():.3g} {unit}",
-        fontsize="medium",
-    )
+def _parity(path: Path, prop: Property, panels: Mapping[str, tuple[ParitySample, Metric, Metric]]) -> Path:
+    figure = Figure(figsize=(4.2 * len(panels), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (split, (sample, mae, rmse)) in zip(axes, panels.items(), strict=True):
+        points = sample.points()
+        ends = [points.min(), points.max()]
+        axis.plot(ends, ends, color="0.7", linewidth=1, zorder=0)
+        crowd = points.shape[1] ** 0.5
+        alpha, size = np.clip(30 / crowd, 0.2, 0.8), np.clip(400 / crowd, 4, 16)
+        axis.scatter(*points, s=size, alpha=alpha, linewidths=0, rasterized=True)
+        axis.set(xlabel=f"label [{mae.unit}]", ylabel=f"prediction [{mae.unit}]", aspect="equal")
+        shown, labels = points.shape[1], mae.labels
+        part = f"\n{shown} of {labels} shown" if shown < labels else ""
+        title = f"{prop.name}, {split}: MAE {mae.value:.3g}, RMSE {rmse.value:.3g} {mae.unit}{part}"
+        axis.set_title(title, fontsize="medium")
     return _save(figure, path)
 
 
-def _scale(values: Iterable[float]) -> str:
-    """Logarithmic, unless something is exactly zero, as the forces on a lone atom."""
-    return "log" if min(values) > 0 else "linear"
+def _scale(values: np.ndarray) -> str:
+    """Logarithmic for what changes by a factor, unless it gets to zero, as the forces on a lone atom do."""
+    return "log" if 0 < 3 * np.nanmin(values) < np.nanmax(values) else "linear"
 
 
-def _smooth(rows: Sequence[Row], name: str, points: int = 200) -> tuple[list[float], list[float]]:
+def _smooth(where: np.ndarray, values: np.ndarray, points: int = 200) -> tuple[list[float], list[float]]:
     """Means over stretches of steps, so that a long run stays readable."""
-    size = max(len(rows) // points, 1)
-    stretches = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return [s[-1]["step"] for s in stretches], [sum(row[name] for row in s) / len(s) for s in stretches]
+    size = max(len(values) // points, 1)
+    starts = range(0, len(values), size)
+    ends = [min(start + size, len(values)) - 1 for start in starts]
+    return where[ends].tolist(), [float(values[start : start + size].mean()) for start in starts]
 
 
-def _table(path: Path) -> list[Row]:
+def _table(path: Path) -> Columns:
+    """Columns of a table of numbers; what a row lacks is NaN."""
     if not path.exists():
-        return []
+        return {}
     with path.open(newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = csv.reader(file)
+        columns = {name: array("d") for name in next(rows)}
+        for row in rows:
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(float(value or "nan"))
+    return {name: np.frombuffer(column) for name, column in columns.items()} if rows.line_num > 1 else {}
 
 
 def _slug(name: str) -> str:

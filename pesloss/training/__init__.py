@@ -1,24 +1,34 @@
 """Training: optimizer steps, checkpoints, metrics and logs of a run."""
 
+from pesloss.checkpoint import CheckpointError
 from pesloss.training.console import open_console
-from pesloss.training.loggers import CSV, Logger, Loggers, WandB
-from pesloss.training.metrics import Errors, MeanPredictor, Metrics, displayed_unit
+from pesloss.training.fit import Fit, Fitted, NonFiniteError
+from pesloss.training.launch import launch
+from pesloss.training.loggers import CSV, Logger, Loggers, TensorBoard, WandB
+from pesloss.training.metrics import MeanPredictor, Metric, Metrics, displayed_unit
+from pesloss.training.predict import predict
 from pesloss.training.prepare import prepare
-from pesloss.training.trainer import Fit, Fitted, NonFiniteError, Trainer
+from pesloss.training.stops import Interrupted
+from pesloss.training.trainer import Trainer
 
 __all__ = [
     "CSV",
-    "Errors",
+    "CheckpointError",
     "Fit",
     "Fitted",
+    "Interrupted",
     "Logger",
     "Loggers",
     "MeanPredictor",
+    "Metric",
     "Metrics",
     "NonFiniteError",
+    "TensorBoard",
     "Trainer",
     "WandB",
     "displayed_unit",
+    "launch",
     "open_console",
+    "predict",
     "prepare",
 ]

@@ -28,10 +28,13 @@ class Watch:
         epochs: number of epochs.
         steps: steps of an epoch.
         console: where to write.
+        done: steps that are done already, if the training is resumed.
         silent: whether to write nothing, as all ranks but the first do.
     """
 
-    def __init__(self, epochs: int, steps: int, console: Console, *, silent: bool = False) -> None:
+    def __init__(
+        self, epochs: int, steps: int, console: Console, *, done: int = 0, silent: bool = False
+    ) -> None:
         self._epochs, self._steps, self._console = epochs, steps, console
         self._silent = silent
         self._bar = Progress(
@@ -43,9 +46,9 @@ class Watch:
             console=console,
             disable=silent or not console.is_terminal,
         )
-        self._task = self._bar.add_task("training", total=epochs * steps, text="")
+        self._task = self._bar.add_task("training", total=epochs * steps, completed=done, text="")
         self._start = time.monotonic()
-        self._done = 0
+        self._before = self._done = done
         self._score = ""
 
     def step(self, loss: float) -> None:
@@ -60,7 +63,8 @@ class Watch:
         self._score = score
         if self._silent or self._console.is_terminal:
             return
-        left = (time.monotonic() - self._start) * (self._epochs * self._steps / max(self._done, 1) - 1)
+        rate = (time.monotonic() - self._start) / max(self._done - self._before, 1)
+        left = rate * (self._epochs * self._steps - self._done)
         line = f"epoch {number}/{self._epochs}  loss {loss:.4g}  {score}  {_clock(left)} left"
         self._console.print(line, soft_wrap=True, highlight=False)
 

@@ -1,25 +1,33 @@
-"""Where the numbers of a run go: files beside the checkpoints, and Weights & Biases."""
+"""Where the numbers of a run go: files beside the checkpoints, Weights & Biases, TensorBoard."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 
 class Logger(ABC):
     """Keeps the numbers of one run; a context manager, so that it is closed after an error too."""
 
-    def start(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Told once where the run writes and what it was configured with."""
+    def start(self, folder: Path, config: Mapping[str, Any], step: int = 0) -> None:
+        """Told once where the run writes and what it was configured with.
+
+        Args:
+            folder: of the run.
+            config: as plain data.
+            step: what a resumed run has done already; rows of later steps are forgotten.
+        """
 
     @abstractmethod
     def log(self, kind: str, row: Mapping[str, float]) -> None:
-        """Keep a row of numbers; rows of one kind (``steps``, ``epochs``) have the same names."""
+        """Keep a row of numbers, ``step`` among them; each kind (``steps``, ``epochs``) has its own table."""
 
     def summarize(self, metrics: Mapping[str, Any]) -> None:
         """Keep the final metrics."""
@@ -29,40 +37,81 @@ class Logger(ABC):
 
 
 class CSV(Logger):
-    """One table a kind of row: ``steps.csv`` and ``epochs.csv``, written as the run goes on."""
+    """One table a kind of row: ``steps.csv`` and ``epochs.csv``, each row on disk as soon as it is logged.
+
+    A resumed run keeps the rows up to its step. A row with a new name gives the table a new column, which is
+    empty in the rows before.
+    """
 
     def __init__(self) -> None:
-        self._folder = Path()
-        self._tables: dict[str, tuple[IO[str], csv.DictWriter[str]]] = {}
+        self._folder, self._step = Path(), 0
+        self._tables: dict[str, _Table] = {}
 
-    def start(self, folder: Path, config: Mapping[str, Any]) -> None:
-        self._folder = folder
+    def start(self, folder: Path, config: Mapping[str, Any], step: int = 0) -> None:
+        self._folder, self._step = folder, step
 
     def log(self, kind: str, row: Mapping[str, float]) -> None:
         if kind not in self._tables:
-            file = (self._folder / f"{kind}.csv").open("w", newline="", encoding="utf-8")
-            self._tables[kind] = file, csv.DictWriter(file, row)
-            self._tables[kind][1].writeheader()
-        file, table = self._tables[kind]
-        table.writerow(row)
-        if kind != "steps":  # an epoch is worth a write to the disk, a step is not
-            for open_file, _ in self._tables.values():
-                open_file.flush()
+            self._tables[kind] = _Table(self._folder / f"{kind}.csv", self._step)
+        self._tables[kind].add(row)
 
     def finish(self, failed: bool) -> None:
-        for file, _ in self._tables.values():
-            file.close()
+        for table in self._tables.values():
+            table.close()
         self._tables = {}
 
 
+class _Table:
+    """A CSV file that rows are added to, after those of an earlier run up to a step."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        rows = [row for row in self._rows() if int(row["step"]) <= step] if step else []
+        self._columns = list(rows[0]) if rows else []
+        self._write(rows)
+
+    def add(self, row: Mapping[str, float]) -> None:
+        new = [name for name in row if name not in self._columns]
+        if new:
+            self.close()
+            self._columns += new
+            self._write(self._rows())
+        self._writer.writerow(row)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _rows(self) -> list[dict[str, str]]:
+        """What stands in the file, without a last line that was cut off."""
+        if not self._path.exists():
+            return []
+        with self._path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(line for line in file if line.endswith("\n")))
+
+    def _write(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """Replace the file, whole or not at all, and leave it open at its end."""
+        temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if self._columns:
+                writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self._path)
+        self._file = self._path.open("a", buffering=1, newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, self._columns)
+
+
 class WandB(Logger):
-    """A run of Weights & Biases, finished even if the training fails.
+    """A run of Weights & Biases, finished even if the training fails, and continued when that is resumed.
+
+    A job of a sweep has its overrides in its name and its sweep's folder as its group. Numbers are plotted by
+    ``step``. The name of the run on the server stays in ``wandb_id`` in the run's folder.
 
     Args:
         project: name of the project.
         mode: ``online``, ``offline`` (files to be synced later) or ``disabled``.
         name: name of the run; one is made up if it is ``None``.
-        group: name of the sweep the run belongs to.
+        group: name of what the run belongs to; by default the sweep, if there is one.
         tags: words to find it by.
     """
 
@@ -75,19 +124,28 @@ class WandB(Logger):
         group: str | None = None,
         tags: Sequence[str] = (),
     ) -> None:
-        self._options = {"project": project, "mode": mode, "name": name, "group": group, "tags": list(tags)}
+        self._options = {"project": project, "mode": mode, "tags": list(tags)}
+        self._name, self._group = name, group
         self._run: Any = None
 
-    def start(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def start(self, folder: Path, config: Mapping[str, Any], step: int = 0) -> None:
         import wandb
 
+        known = folder / "wandb_id"
+        job, sweep = _job_of_sweep()
         self._run = wandb.init(
             **self._options,
+            id=known.read_text(encoding="utf-8").strip() if step and known.exists() else None,
+            resume="allow",
+            name=" ".join(filter(None, (self._name, job)))[:128] or None,
+            group=self._group or sweep,
             dir=folder,
             config=dict(config),
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off"),
         )
+        known.write_text(f"{self._run.id}\n", encoding="utf-8")
+        self._run.define_metric("*", step_metric="step")
 
     def log(self, kind: str, row: Mapping[str, float]) -> None:
         self._run.log({name if name in ("step", "epoch") else f"{kind}/{name}": v for name, v in row.items()})
@@ -101,16 +159,60 @@ class WandB(Logger):
             self._run = None
 
 
+def _job_of_sweep() -> tuple[str | None, str | None]:
+    """Overrides of this job and folder of its sweep, as Hydra knows them; nothing outside a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None, None
+    return HydraConfig.get().job.override_dirname, HydraConfig.get().sweep.dir
+
+
+class TensorBoard(Logger):
+    """Event files for TensorBoard, in the folder ``tensorboard`` of the run.
+
+    Raises:
+        ImportError: when the run starts, if the package ``tensorboard`` is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._writer: Any = None
+
+    def start(self, folder: Path, config: Mapping[str, Any], step: int = 0) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ImportError(
+                "The logger TensorBoard needs the package 'tensorboard', which is not installed: "
+                "pip install 'pesloss[tensorboard]', or choose logger=csv."
+            ) from None
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def log(self, kind: str, row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(f"{kind}/{name}", value, int(row["step"]))
+
+    def summarize(self, metrics: Mapping[str, Any]) -> None:
+        self._writer.add_text("metrics", f"```\n{json.dumps(metrics, indent=2, ensure_ascii=False)}\n```")
+
+    def finish(self, failed: bool) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
 class Loggers:
     """Several loggers as one, open while the ``with`` block runs."""
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self._loggers = loggers
 
-    def start(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def start(self, folder: Path, config: Mapping[str, Any], step: int = 0) -> None:
         """Start them all."""
         for logger in self._loggers:
-            logger.start(folder, config)
+            logger.start(folder, config, step)
 
     def log(self, kind: str, row: Mapping[str, float]) -> None:
         """Give them all a row of numbers."""
@@ -128,5 +230,6 @@ class Loggers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for logger in self._loggers:
-            logger.finish(failed=error is not None)
+        with ExitStack() as stack:  # one that cannot finish keeps none of the others from it
+            for logger in self._loggers:
+                stack.callback(logger.finish, failed=error is not None)

@@ -4,47 +4,60 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from ase.data import chemical_symbols
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from pesloss import build
+from pesloss import build, checkpoint
 from pesloss.data import LoadedData, Packed
 from pesloss.losses import TotalLoss
 from pesloss.losses.batch import atom_counts
-from pesloss.models import Potential
+from pesloss.models import Network, Potential
 from pesloss.models.potential import DERIVATIVES
 from pesloss.names import unknown
 from pesloss.training.console import terms_table
+from pesloss.training.fit import Fit
 from pesloss.training.loggers import Loggers
-from pesloss.training.trainer import Fit, Trainer
+from pesloss.training.metrics import MeanPredictor
+from pesloss.training.resume import has_run, resume
+from pesloss.training.trainer import Trainer
 
 Config = Mapping[str, Any]
 
 
-def prepare(config: Config, folder: Path, console: Console) -> Fit:
+def prepare(
+    config: Config, fabric: Fabric, folder: Path, console: Console, overrides: Sequence[str] = ()
+) -> Fit:
     """Build what a config describes: loss first, since it decides which labels and derivatives are needed.
+
+    A training that the folder holds already is continued if ``config["resume"]`` is true.
 
     Args:
         config: the composed config as plain data.
+        fabric: devices and ranks, launched.
         folder: where the run writes; it exists.
         console: where to say what was found.
+        overrides: what the command line has changed in the config, for whoever resumes the run.
 
     Raises:
-        ValueError: if a term of the loss has no label, or a weight names an unknown group.
+        ValueError: if a term of the loss has no label, a weight names an unknown group, or the folder holds a
+            training and the config does not say what to do with it.
         BuildError: if a node of the config describes no object.
+        CheckpointError: if a training cannot be continued.
     """
+    resumed = _resumed(config.get("resume"), folder)
     trainer: Trainer = build(config["trainer"])
     loss: TotalLoss = build(config["loss"])
-    fabric = trainer.fabric()
-    fabric.launch()
     torch.manual_seed(config["seed"])
-    model = build(config["model"], heads=_heads(loss)).to(trainer.dtype)
+    heads = _heads(loss)
+    model = build(config["model"], heads=heads).to(trainer.dtype)
+    check_precision(trainer, model)
     data: LoadedData = build(config["data"]).load(loss.required, model.cutoff, trainer.dtype)
     check_labels(loss, data)
     model.set_scale(energy_scale(data.train))
@@ -53,19 +66,50 @@ def prepare(config: Config, folder: Path, console: Console) -> Fit:
     optimizer = build(config["optimizer"], groups)
     if fabric.is_global_zero:
         _introduce(console, fabric, loss, data, potential)
-    return Fit(
+    fit = Fit(
         trainer,
         fabric,
         potential=potential,
         loss=loss,
-        data=_on_device(data, fabric),
+        data=data,
         optimizer=optimizer,
         scheduler=build(config["scheduler"], optimizer) if config.get("scheduler") else None,
         loggers=Loggers(_loggers(config, fabric)),
         folder=folder,
-        about={"config": dict(config), "references": data.references.as_dict(), "versions": _versions()},
+        about={
+            "config": dict(config),
+            "overrides": list(overrides),
+            "heads": heads,
+            "properties": [asdict(prop) for prop in loss.required.values()],
+            "references": data.references.as_dict(),
+            "means": MeanPredictor.fit(loss.required, data.train.chunks(loss.required)).means,
+            "elements": elements(data.train),
+            "data": data.fingerprint,
+            "versions": _versions(),
+        },
         seed=config["seed"],
     )
+    if fabric.is_global_zero:
+        checkpoint.clean(folder)
+    if resumed:
+        _tell(console, fit, resume(fit))
+    elif fabric.is_global_zero:
+        for path in folder.glob("*.ckpt"):
+            path.unlink()
+    return fit
+
+
+def check_precision(trainer: Trainer, model: Network) -> None:
+    """Products of matrices are rounded to 8 bits only where a model is made for that.
+
+    Raises:
+        ValueError: if this one is not.
+    """
+    if trainer.precision == "bfloat16" and not model.allows_bfloat16:
+        raise ValueError(
+            f"precision=bfloat16, but {type(model).__name__} does not allow it: it would sum in 8 bits. "
+            "Choose float32, or declare allows_bfloat16 in the model if it keeps its sums in float32."
+        )
 
 
 def check_labels(loss: TotalLoss, data: LoadedData) -> None:
@@ -74,9 +118,8 @@ def check_labels(loss: TotalLoss, data: LoadedData) -> None:
     Raises:
         ValueError: naming the property without labels and what lay unread, or the unknown group.
     """
-    labels = data.train.labels()
     for name in loss.required:
-        if name not in labels or bool(labels[name].isnan().all()):
+        if name not in data.train.labelled:
             raise ValueError(
                 f"The loss has a term for '{name}', but no training structure has a label for it.\n"
                 f"{data.report}\nName its key with +data.keys.{name}=..., or remove the term with "
@@ -91,14 +134,40 @@ def check_labels(loss: TotalLoss, data: LoadedData) -> None:
 
 def energy_scale(train: Packed) -> float:
     """Unit of atomic energies for a fresh model, in eV: RMS force times 1 Å, or the RMS energy per atom."""
-    labels = train.labels()
-    if "forces" in labels:
-        values = labels["forces"].double()
-    elif "energy" in labels:
-        values = labels["energy"].double() / atom_counts(labels)
-    else:
+    name = next((name for name in ("forces", "energy") if name in train.labelled), None)
+    if name is None:
         return 1.0
-    return max(float(values[~values.isnan()].square().mean().sqrt()), 1e-3)
+    squares, count = 0.0, 0
+    for chunk in train.chunks([name]):
+        values = chunk[name].double() / (1 if name == "forces" else atom_counts(chunk))
+        known = values[~values.isnan()]
+        squares, count = squares + float(known.square().sum()), count + known.numel()
+    return max((squares / count) ** 0.5, 1e-3)
+
+
+def elements(train: Packed) -> list[str]:
+    """Symbols of the elements that a model learns of."""
+    found = {z for chunk in train.chunks(["numbers"]) for z in chunk["numbers"].unique().tolist()}
+    return [chemical_symbols[z] for z in sorted(found)]
+
+
+def _resumed(wish: bool | None, folder: Path) -> bool:
+    if not has_run(folder):
+        return False
+    if wish is None:
+        raise ValueError(
+            f"{folder} holds a training already. resume=true goes on with it, resume=false starts over."
+        )
+    return wish
+
+
+def _tell(console: Console, fit: Fit, notes: Sequence[str]) -> None:
+    if not fit.fabric.is_global_zero:
+        return
+    progress = fit.progress
+    where = f"{progress.epochs} epochs and {progress.steps} steps"
+    for line in (f"resumed after {where} from {fit.folder}", *(f"  {note}" for note in notes)):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _heads(loss: TotalLoss) -> list[str]:
@@ -108,11 +177,6 @@ def _heads(loss: TotalLoss) -> list[str]:
 
 def _loggers(config: Config, fabric: Fabric) -> list[Any]:
     return list(build(config["logger"]).values()) if fabric.is_global_zero and config.get("logger") else []
-
-
-def _on_device(data: LoadedData, fabric: Fabric) -> LoadedData:
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    return replace(data, **{name: part and part.to(fabric.device) for name, part in parts.items()})
 
 
 def _versions() -> dict[str, str]:

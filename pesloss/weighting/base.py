@@ -16,11 +16,11 @@ class Weights(NamedTuple):
 
     Args:
         values: weight of each term; a term that had no label has weight 0.
-        regulariser: ``total = Σ weight · value + regulariser``.
+        regulariser: ``total = Σ weight · value + regulariser``; ``None`` if it adds nothing.
     """
 
     values: Float[Tensor, "terms"]
-    regulariser: Float[Tensor, ""]
+    regulariser: Float[Tensor, ""] | None = None
 
 
 class Weighting(nn.Module, ABC):

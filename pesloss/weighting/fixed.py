@@ -11,4 +11,4 @@ class Fixed(Weighting):
     """Constant weights as configured, a linear scalarisation Σ w·value."""
 
     def forward(self, values: Tensor, labels: Tensor) -> Weights:
-        return Weights(self.prior.to(values.dtype), values.new_zeros(()))
+        return Weights(self.prior.to(values.dtype))

@@ -30,6 +30,9 @@ class Counts(NamedTuple):
 class Term(nn.Module, ABC):
     """One summand of a loss: ``value = sum / count``, times its weight.
 
+    ``linear`` says whether the value of a whole step is the sum of what its batches contribute, ``is_mean``
+    whether the value is the sum of one channel over its count and nothing else.
+
     Args:
         weight: prior weight in the total; 0 removes the term, and nothing is computed for it.
 
@@ -39,6 +42,7 @@ class Term(nn.Module, ABC):
 
     channels: int = 1
     linear: bool = True
+    is_mean: bool = False
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -56,6 +60,10 @@ class Term(nn.Module, ABC):
     @abstractmethod
     def count(self, batch: Batch) -> Counts:
         """Denominators, before any prediction is made."""
+
+    def measure(self, predictions: Predictions, batch: Batch) -> tuple[Channels, Counts]:
+        """Sums and denominators of a batch, for terms that find both in less time than one by one."""
+        return self(predictions, batch), self.count(batch)
 
     @abstractmethod
     def value(self, sums: Channels, counts: Channels) -> Float[Tensor, ""]:

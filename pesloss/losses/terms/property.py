@@ -74,12 +74,15 @@ class PropertyTerm(Term):
         self.penalty = part("penalty", penalty, Penalty, PENALTIES)
         self.mask = part("mask", mask, Mask, MASKS)
         self.reduction = part("reduction", reduction, Reduction, REDUCTIONS)
-        self.linear = self.reduction.linear
+        self.linear, self.is_mean = self.reduction.linear, self.reduction.is_mean
         self.weight_inside = weight_inside
         self.mask.check(self.property)
         self._entry = self.residual.entry_shape(self.property)
         self.components: Tensor | None
         self.register_buffer("components", self._check_components(components), persistent=False)
+        self._per_row = self.penalty.per_row
+        self._reads_label = self.residual.scaled_by_label or self.penalty.shaped_by_label
+        self._cost_dims = 0 if self._per_row else len(self._entry)
 
     @property
     def required(self) -> Mapping[str, Property]:
@@ -88,20 +91,16 @@ class PropertyTerm(Term):
     def forward(self, predictions: Predictions, batch: Batch) -> Tensor:
         prediction = self._prediction(predictions)
         label = self._label(batch, prediction)
-        dtype = compute_dtype(prediction, label)
-        prediction, label = prediction.to(dtype), label.to(dtype)
-        entries = self._entries(label, batch)
-        if self.residual.scaled_by_label or self.penalty.shaped_by_label:
-            label = torch.where(label.isnan(), 0, label)
-        # what does not count is replaced before the penalty: no indexing, no NaN in the gradient
-        counts = _over_entries(entries.included, self._entry)
-        residual = torch.where(counts, self.residual(prediction, label, batch), 0)
-        return self.reduction(self._weighted_costs(residual, label, entries.weights), entries)
+        return self._sums(prediction, label, self._entries(label, batch))
 
     def count(self, batch: Batch) -> Counts:
-        entries = self._entries(self._label(batch), batch)
-        components = prod(self._entry) if self.penalty.per_row else 1
-        return Counts(self.reduction.count(entries), entries.included.count_nonzero() * components)
+        return self._counts(self._entries(self._label(batch), batch))
+
+    def measure(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Counts]:
+        prediction = self._prediction(predictions)
+        label = self._label(batch, prediction)
+        entries = self._entries(label, batch)
+        return self._sums(prediction, label, entries), self._counts(entries)
 
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
         return self.reduction.value(sums, counts)
@@ -111,6 +110,20 @@ class PropertyTerm(Term):
 
     def extra_repr(self) -> str:
         return f"{self.property.name} [{self.property.unit}], weight={self.weight}"
+
+    def _sums(self, prediction: Tensor, label: Tensor, entries: Entries) -> Tensor:
+        dtype = compute_dtype(prediction, label)
+        prediction, label = prediction.to(dtype), label.to(dtype)
+        if self._reads_label:
+            label = torch.where(label.isnan(), 0, label)
+        # what does not count is replaced before the penalty: no indexing, no NaN in the gradient
+        counts = _over_entries(entries.included, self._entry)
+        residual = torch.where(counts, self.residual(prediction, label, entries.batch), 0)
+        return self.reduction(self._weighted_costs(residual, label, entries.weights), entries)
+
+    def _counts(self, entries: Entries) -> Counts:
+        labels = entries.labels * prod(self._entry) if self._per_row else entries.labels
+        return Counts(self.reduction.count(entries), labels)
 
     def _weighted_costs(self, residual: Tensor, label: Tensor, weights: Tensor | None) -> Tensor:
         if weights is None:
@@ -122,7 +135,7 @@ class PropertyTerm(Term):
 
     def _entries(self, label: Tensor, batch: Batch) -> Entries:
         included = self.residual.labelled(label)
-        if self.penalty.per_row:
+        if self._per_row:
             included = flat_rows(included).all(1)
         weights = self._weights(batch)
         if weights is not None:
@@ -141,12 +154,11 @@ class PropertyTerm(Term):
         return product
 
     def _factors(self, batch: Batch) -> Iterator[Tensor]:
-        cost_dims = 0 if self.penalty.per_row else len(self._entry)
         for key in ("weight", f"{self.property.name}_weight"):
             if key in batch:
-                yield spread_rows(self._spread(key, batch), cost_dims)
+                yield spread_rows(self._spread(key, batch), self._cost_dims)
         if "atom_weight" in batch and self.property.rows == "atom":
-            yield self._atom_weight(batch, cost_dims)
+            yield self._atom_weight(batch)
         if self.components is not None:
             yield self.components[None]
 
@@ -162,15 +174,15 @@ class PropertyTerm(Term):
             + (f" or {self.property.rows} ({rows},)." if key != "weight" else ".")
         )
 
-    def _atom_weight(self, batch: Batch, cost_dims: int) -> Tensor:
+    def _atom_weight(self, batch: Batch) -> Tensor:
         weight = batch["atom_weight"]
         if weight.shape[0] != num_atoms(batch):
             raise ValueError(
                 f"'atom_weight' has {weight.shape[0]} rows, expected one an atom ({num_atoms(batch)})."
             )
         if weight.dim() == 1:
-            return spread_rows(weight, cost_dims)
-        if self.penalty.per_row or self._entry != tuple(weight.shape[1:]):
+            return spread_rows(weight, self._cost_dims)
+        if self._per_row or self._entry != tuple(weight.shape[1:]):
             raise ValueError(
                 f"'atom_weight' has shape {tuple(weight.shape)}, one number a component, but the costs of "
                 f"'{self.property.name}' have none like it; give one an atom, or a penalty of components."

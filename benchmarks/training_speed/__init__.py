@@ -1,0 +1,1 @@
+"""How fast a potential trains, here and with graph-pes: the same network, structures and batches."""

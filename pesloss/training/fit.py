@@ -1,0 +1,448 @@
+"""Optimizer steps of a potential: exact sums over accumulated batches and ranks, interruptible after each."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pesloss import checkpoint
+from pesloss.data import LoadedData, Packed, batches
+from pesloss.data.loader import loader
+from pesloss.losses import Batch, LossOutput, Predictions, TotalLoss, explain_nonfinite
+from pesloss.models import Potential
+from pesloss.training.console import Watch
+from pesloss.training.loggers import Loggers
+from pesloss.training.metrics import Metric, Metrics
+from pesloss.training.predict import predict
+from pesloss.training.stops import Interrupted, Signals
+from pesloss.training.trainer import Trainer
+
+TIME_IS_OVER = -1
+"""What stops a run whose ``max_time`` is over; signals have positive numbers."""
+
+
+class NonFiniteError(ValueError):
+    """A loss or gradient is NaN or infinite; the message says whose."""
+
+
+@dataclass
+class Progress:
+    """How far a training has come: all that is needed to go on from there, besides the states of its parts.
+
+    Args:
+        epochs: that are done.
+        steps: of the epoch under way that are done.
+        loss: sum of their losses.
+        step: optimizer steps in all.
+        best_epoch: with the best score so far, 0 before the first.
+        best_score: ``None`` without validation structures.
+        seconds: time that was spent on training.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    step: int = 0
+    best_epoch: int = 0
+    best_score: float | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Progress:
+        """From a checkpoint."""
+        return cls(**{field.name: state[field.name] for field in fields(cls)})
+
+
+class Fitted(NamedTuple):
+    """How a training ended.
+
+    Args:
+        best_epoch: epoch of the checkpoint that was selected.
+        best_score: its score on the validation structures; ``None`` if there are none.
+        score: name of the score.
+        seconds: time the training took.
+        ended: why it ended, in words.
+    """
+
+    best_epoch: int
+    best_score: float | None
+    score: str
+    seconds: float
+    ended: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        score = {"name": self.score, "value": self.best_score, "epoch": self.best_epoch}
+        return {"score": score, "seconds": round(self.seconds, 3), "ended": self.ended}
+
+
+class Fit:
+    """One training, from the first step to the last.
+
+    Args:
+        trainer: its settings.
+        fabric: devices and ranks.
+        potential: the model; it keeps the weights of the best epoch at the end.
+        loss: what is minimised.
+        data: structures.
+        optimizer: over the parameters of potential and loss.
+        scheduler: of the learning rate; ``None`` to keep it.
+        loggers: where numbers go.
+        folder: where checkpoints go.
+        about: plain data to keep in each checkpoint (config, versions, references).
+        seed: of the order of the structures.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        fabric: Fabric,
+        *,
+        potential: Potential,
+        loss: TotalLoss,
+        data: LoadedData,
+        optimizer: Optimizer,
+        scheduler: Any = None,
+        loggers: Loggers,
+        folder: Path,
+        about: Mapping[str, Any],
+        seed: int = 0,
+    ) -> None:
+        self.trainer, self.fabric, self.loss, self.data = trainer, fabric, loss.to(fabric.device), data
+        self.potential, self.optimizer, self.scheduler = potential.to(fabric.device), optimizer, scheduler
+        self.average = _average(self.potential, trainer.ema_decay)
+        if trainer.compile:
+            torch.compiler.reset()  # the jobs of a sweep are many models of one code
+            self.potential.compile(fullgraph=True, dynamic=True)
+        self.model, self._optimizer = fabric.setup(self.potential, optimizer)
+        self.loggers, self.folder, self.about, self.seed = loggers, folder, about, seed
+        self.required = list(loss.required)
+        self.score = trainer.score_of(loss.required)
+        self.progress = Progress()
+        self._started = self._saved = self._ticked = time.monotonic()
+
+    @property
+    def evaluated(self) -> Potential:
+        """The model that is validated and kept: the average of the weights if there is one."""
+        return self.potential if self.average is None else self.average.module  # pyright: ignore[reportReturnType]
+
+    def run(self, console: Console) -> Fitted:
+        """Train what is left of the epochs and put the best weights into the potential.
+
+        Raises:
+            NonFiniteError: as soon as a loss or gradient is not finite; nothing of it is saved.
+            CheckpointError: if a checkpoint cannot be written.
+            Interrupted: after a signal to stop; everything is saved.
+        """
+        self._ticked = time.monotonic()
+        self.save()  # a folder that cannot be written is better known before the first step
+        steps = len(self._steps(0))
+        progress, silent = self.progress, not self.fabric.is_global_zero
+        with Watch(self.trainer.epochs, steps, console, done=progress.step, silent=silent) as watch:
+            ended = self._train(watch)
+        if (self.folder / checkpoint.BEST).exists():
+            best = checkpoint.read(self.folder / checkpoint.BEST)["model"]
+            self.potential.load_state_dict(best)
+            self.evaluated.load_state_dict(best)
+        return Fitted(progress.best_epoch, progress.best_score, self.score, progress.seconds, ended)
+
+    def save(self) -> None:
+        """Write everything that a later step depends on."""
+        self._tick()
+        randoms = self._gather(_random_states(self.fabric.device))
+        if self.fabric.is_global_zero:
+            checkpoint.save(
+                self.folder / checkpoint.LAST, {**self._kept(), **self._resumed(), "random": randoms}
+            )
+        self.fabric.barrier()
+        self._saved = time.monotonic()
+
+    def evaluate(self, part: Packed) -> dict[str, Metric]:
+        """Errors on some structures."""
+        metrics = Metrics(self.loss.required)
+        for batch, predictions in self.predict(part):
+            metrics.update(predictions, batch)
+        return metrics.compute()
+
+    def predict(self, part: Packed) -> Iterator[tuple[Batch, Predictions]]:
+        """This rank's share of some structures, with what the potential says of them."""
+        return predict(
+            self.evaluated,
+            part,
+            self.required,
+            batch_size=self.trainer.eval_batch_size,
+            device=self.fabric.device,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+
+    def _train(self, watch: Watch) -> str:
+        """Epoch after epoch; why it ended."""
+        with Signals() as signals:
+            while self.progress.epochs < self.trainer.epochs:
+                if self._is_late():
+                    return f"no better {self.score} in {self.trainer.patience} epochs"
+                stop = self._epoch(watch, signals)
+                if stop and self.progress.epochs < self.trainer.epochs:
+                    self.save()
+                    return self._stopped(stop)
+        return "all epochs are done"
+
+    def _is_late(self) -> bool:
+        patience, progress = self.trainer.patience, self.progress
+        return patience is not None and progress.epochs - progress.best_epoch >= patience
+
+    def _stopped(self, reason: int) -> str:
+        if reason == TIME_IS_OVER:
+            return f"its max_time of {self.trainer.max_time} is over"
+        progress = self.progress
+        raise Interrupted(
+            f"Stopped by {signal.Signals(reason).name} after {progress.epochs} epochs and "
+            f"{progress.steps} steps. "
+            f"Everything is saved; go on with: python -m pesloss.train resume={self.folder}",
+            reason,
+        )
+
+    def _epoch(self, watch: Watch, signals: Signals) -> int:
+        """What is left of an epoch, up to a reason to stop."""
+        self.potential.train()
+        self.loss.train()
+        progress = self.progress
+        steps = self._steps(progress.epochs)[progress.steps :]
+        made = self._loaded([indices for step in steps for indices in step])
+        for step in steps:
+            row = self._optimize([next(made) for _ in step])
+            progress.steps += 1
+            progress.loss += row["loss"]
+            self.loggers.log("steps", row)
+            watch.step(row["loss"])
+            if stop := self._attend(signals):
+                return stop
+        self._close_epoch(watch)
+        return self._attend(signals)
+
+    def _steps(self, epoch: int) -> list[list[Tensor]]:
+        """For each optimizer step, the structures of its batches on this rank."""
+        trainer = self.trainer
+        chosen = batches(
+            self.data.train,
+            trainer.batch_size,
+            max_atoms=trainer.max_atoms,
+            max_edges=trainer.max_edges,
+            shuffle=True,
+            seed=self.seed,
+            epoch=epoch,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+        size = trainer.accumulate
+        return [chosen[start : start + size] for start in range(0, len(chosen), size)]
+
+    def _loaded(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
+        """Training structures, batch by batch."""
+        return iter(loader(self.data.train, chosen, self.fabric.device, workers=self.trainer.workers))
+
+    def _optimize(self, parts: Sequence[Batch]) -> dict[str, float]:
+        """One optimizer step over several batches; its numbers."""
+        step = None if len(parts) == 1 else self.loss.step(parts, self._looked_ahead(parts))
+        self._optimizer.zero_grad()
+        outputs = []
+        for i, batch in enumerate(parts):
+            with self.fabric.no_backward_sync(self.model, enabled=i < len(parts) - 1):
+                predictions = self.model(batch, self.required)
+                outputs.append(self.loss.evaluate(predictions, batch, step))
+                self._check(outputs[-1].total, predictions, batch)
+                self.fabric.backward(outputs[-1].total)
+        norm = self._clip()
+        with _scaled_rates(self.optimizer, self._warmth()) as rate:
+            self._optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.potential)
+        self.progress.step += 1
+        about = {"step": self.progress.step, "epoch": self.progress.epochs + 1}
+        return {**about, **_numbers(outputs), "gradient_norm": norm, "learning_rate": rate}
+
+    def _warmth(self) -> float:
+        """Share of the learning rate in the first steps."""
+        return min(1.0, (self.progress.step + 1) / max(self.trainer.warmup_steps, 1))
+
+    def _looked_ahead(self, parts: Sequence[Batch]) -> Iterator[Predictions] | None:
+        """Predictions of all batches of a step, where its loss needs them before the first gradient."""
+        if self.loss.linear:
+            return None
+        return (self.potential(batch, self.required, training=False) for batch in parts)
+
+    def _check(self, total: Tensor, predictions: Predictions, batch: Batch) -> None:
+        value = float(total.detach())
+        if not isfinite(value):
+            raise NonFiniteError(
+                f"Step {self.progress.step + 1}: the loss is {value}. "
+                f"{explain_nonfinite(self.loss, predictions, batch)}. {self._sources(batch)}"
+            )
+
+    def _sources(self, batch: Batch) -> str:
+        rows = batch["index"].tolist()
+        names = [f"{row} = {self.data.source(row)}" for row in rows[:8]]
+        return f"Structures of the batch: {', '.join(names)}{' ...' if len(rows) > 8 else ''}."
+
+    def _clip(self) -> float:
+        """Norm of the model's gradient, which is then cut to ``clip_norm``."""
+        named = {name: p for name, p in self.potential.named_parameters() if p.grad is not None}
+        total = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
+        norm = float(total)
+        if not isfinite(norm):
+            bad = [name for name, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
+            raise NonFiniteError(
+                f"Step {self.progress.step + 1}: gradients are not finite, of {', '.join(bad)}."
+            )
+        if self.trainer.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(named.values(), self.trainer.clip_norm, total)
+        return norm
+
+    def _attend(self, signals: Signals) -> int:
+        """Between two steps: save if it is time to; whatever rank sees a reason to stop, all do."""
+        now = time.monotonic()
+        over = self.trainer.seconds is not None and now - self._started > self.trainer.seconds
+        stop = signals.number or (TIME_IS_OVER if over else 0)
+        save = now - self._saved >= 60 * self.trainer.save_minutes
+        if self.fabric.world_size > 1:
+            if self.progress.steps % 10:  # asking each other costs time
+                return 0
+            wishes = torch.tensor([stop, -stop, int(save)], device=self.fabric.device)
+            dist.all_reduce(wishes, dist.ReduceOp.MAX)
+            number, late, wish = wishes.tolist()
+            stop, save = (number or -late), bool(wish)
+        if save and not stop:
+            self.save()
+        return stop
+
+    def _close_epoch(self, watch: Watch) -> None:
+        """Validate, schedule, save, tell."""
+        progress = self.progress
+        errors = {} if self.data.val is None else self.evaluate(self.data.val)
+        score = errors[self.score].value if self.score in errors else None
+        loss = progress.loss / progress.steps
+        progress.epochs, progress.steps, progress.loss = progress.epochs + 1, 0, 0.0
+        rate = self.optimizer.param_groups[0]["lr"] * self._warmth()
+        if self.scheduler is not None:
+            by_score = isinstance(self.scheduler, ReduceLROnPlateau)
+            self.scheduler.step(*([loss if score is None else score] if by_score else []))
+        if score is None or progress.best_score is None or score < progress.best_score:
+            progress.best_epoch, progress.best_score = progress.epochs, score
+            self._save_best()
+        self._tick()
+        row = {"step": progress.step, "epoch": progress.epochs, "loss": loss}
+        row |= {f"val/{metric.column(name)}": metric.value for name, metric in errors.items()}
+        self.loggers.log("epochs", {**row, "learning_rate": rate, "seconds": progress.seconds})
+        self.save()
+        words = "" if score is None else f"val {self.score} {score:.4g} {errors[self.score].unit}"
+        watch.epoch(progress.epochs, loss, words)
+
+    def _save_best(self) -> None:
+        self._tick()
+        if self.fabric.is_global_zero:
+            checkpoint.save(self.folder / checkpoint.BEST, self._kept())
+
+    def _tick(self) -> None:
+        """Count the time since the last tick as training."""
+        now = time.monotonic()
+        self.progress.seconds += now - self._ticked
+        self._ticked = now
+
+    def _kept(self) -> dict[str, Any]:
+        """What makes a checkpoint usable: model and what it is."""
+        return {**self.about, "model": _detached(self.evaluated), "progress": asdict(self.progress)}
+
+    def _resumed(self) -> dict[str, Any]:
+        """What the next steps depend on."""
+        return {
+            "weights": _detached(self.potential),
+            "average": None if self.average is None else int(self.average.n_averaged),
+            "terms": list(self.loss.by_name),
+            "loss": self.loss.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "order": self.order,
+            "score": self.score,
+        }
+
+    @property
+    def order(self) -> dict[str, Any]:
+        """What decides which structures make up a step; a position in an epoch means nothing without it."""
+        trainer = self.trainer
+        return {
+            "data": self.data.fingerprint,
+            "seed": self.seed,
+            "batch_size": trainer.batch_size,
+            "max_atoms": trainer.max_atoms,
+            "max_edges": trainer.max_edges,
+            "accumulate": trainer.accumulate,
+        }
+
+    def _gather(self, mine: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """What each rank has, in the order of ranks."""
+        if self.fabric.world_size == 1:
+            return [mine]
+        found: list[Any] = [None] * self.fabric.world_size
+        dist.all_gather_object(found, mine)
+        return found
+
+
+@contextmanager
+def _scaled_rates(optimizer: Optimizer, factor: float) -> Iterator[float]:
+    """Learning rates times a factor, put back afterwards: schedules compute the next from the last."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+    try:
+        yield float(optimizer.param_groups[0]["lr"])
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def _average(potential: Potential, decay: float | None) -> AveragedModel | None:
+    if decay is None:
+        return None
+    return AveragedModel(potential, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def _detached(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in module.state_dict().items()}
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _numbers(outputs: list[LossOutput]) -> dict[str, float]:
+    """Total, values and weights of a step, whose batches each hold a share."""
+
+    def over_batches(shares: list[Tensor]) -> Tensor:
+        return torch.stack(shares).double().sum()
+
+    numbers = {"loss": over_batches([output.total.detach() for output in outputs])}
+    for name in outputs[0].values:
+        numbers[f"value/{name}"] = over_batches([output.values[name] for output in outputs])
+    numbers |= {f"weight/{name}": weight.double() for name, weight in outputs[-1].weights.items()}
+    numbers["regulariser"] = over_batches([output.regulariser for output in outputs])
+    # together, because each number that is read makes the host wait for the device
+    return dict(zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True))
