@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pesloss.building import BuildError, build
-from pesloss.cli import explain
+from pesloss.mistakes import explain
 from pesloss.names import unknown
 
 TESTS = Path(__file__).parent

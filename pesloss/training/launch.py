@@ -107,7 +107,7 @@ def _prepared(threads: int | None, function: Callable[..., R], args: Sequence[An
 
 def _told(threads: int | None, function: Callable[..., R], args: Sequence[Any], fabric: Fabric) -> R:
     """In a process of our own making: an error becomes the sentence that the first process will show."""
-    from pesloss.cli import explain
+    from pesloss.mistakes import explain
 
     try:
         result = _prepared(threads, function, args, fabric)
