@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pesloss.data import Files
-from pesloss.data.files import File
+from pesloss.data.reading.files import File
 from pesloss.losses import MASKS, PENALTIES, PROPERTIES, REDUCTIONS, RESIDUALS
 from pesloss.training import Trainer
 from pesloss.training.metrics import NUMBERS, TOTALS, VECTORS

@@ -16,9 +16,9 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from pesloss.data import Neighbors, read
-from pesloss.data.files import File, as_files
-from pesloss.data.geometry import check_distances
-from pesloss.data.read import Reader
+from pesloss.data.reading.files import File, as_files
+from pesloss.data.reading.geometry import check_distances
+from pesloss.data.reading.reader import Reader
 from pesloss.losses.properties import as_properties
 
 PROPERTIES = as_properties(["energy", "forces", "stress", "dipole", "charges"])

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from pesloss.data import File, Files, Packed, Packing, Store
-from pesloss.data.cache import cache_folder, open_or_write
-from pesloss.data.files import as_files
-from pesloss.data.store import MANIFEST, DamagedError
+from pesloss.data.reading.files import as_files
+from pesloss.data.storage.cache import cache_folder, open_or_write
+from pesloss.data.storage.store import MANIFEST, DamagedError
 from pesloss.losses.properties import as_properties
 from tests import files
 
@@ -171,7 +171,7 @@ def test_a_changed_file_is_packed_again(path, tmp_path):
 
 def test_other_code_packs_again(path, monkeypatch):
     before = packing(path).key()
-    monkeypatch.setattr("pesloss.data.packing._code", lambda: "another version")
+    monkeypatch.setattr("pesloss.data.storage.packing._code", lambda: "another version")
     assert packing(path).key() != before
 
 
@@ -226,9 +226,9 @@ PACK = """
 import sys, time
 from pathlib import Path
 from pesloss.data import Packing
-from pesloss.data.cache import open_or_write
-from pesloss.data.files import as_files
-from pesloss.data.store import Writer
+from pesloss.data.storage.cache import open_or_write
+from pesloss.data.reading.files import as_files
+from pesloss.data.storage.store import Writer
 from pesloss.losses.properties import as_properties
 
 append = Writer.append
@@ -288,7 +288,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from pesloss.data import Neighbors, Report, Structure
-from pesloss.data.store import Writer
+from pesloss.data.storage.store import Writer
 from pesloss.losses.properties import as_properties
 
 random, bare = np.random.default_rng(0), np.zeros(100, bool)

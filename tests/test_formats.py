@@ -20,8 +20,8 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from pesloss.data import Structure, read
-from pesloss.data.files import File, as_files
-from pesloss.data.read import Reader, check_keys
+from pesloss.data.reading.files import File, as_files
+from pesloss.data.reading.reader import Reader, check_keys
 from pesloss.losses.properties import as_properties
 
 PROPERTIES = as_properties(["energy", "forces", "stress", "dipole", "charges"])
@@ -200,8 +200,8 @@ def many(path: Path, num: int, num_atoms: int) -> File:
 @pytest.mark.parametrize("name", ["a.extxyz", "a.xyz.gz", "a.traj", "a.db", "a.aselmdb", "a.npz", "a.h5"])
 def test_a_file_is_read_in_little_memory(tmp_path, name, monkeypatch):
     """A reader holds some structures at a time, never the file."""
-    monkeypatch.setattr("pesloss.data.formats.columns.BLOCK", 8)
-    monkeypatch.setattr("pesloss.data.formats.db.PAGE", 8)
+    monkeypatch.setattr("pesloss.data.reading.formats.columns.BLOCK", 8)
+    monkeypatch.setattr("pesloss.data.reading.formats.db.PAGE", 8)
     num, num_atoms = 300, 100
     reader = Reader(many(tmp_path / name, num, num_atoms), as_properties(["forces"]))
     assert next(iter(reader)).num_atoms == num_atoms

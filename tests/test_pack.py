@@ -193,7 +193,7 @@ def test_what_nobody_labels_in_a_part_is_absent_there(packed):
 
 
 def test_chunks_hold_the_labels_of_all_structures(structures, monkeypatch):
-    monkeypatch.setattr("pesloss.data.packed.CHUNK", 3)
+    monkeypatch.setattr("pesloss.data.storage.packed.CHUNK", 3)
     packed = pack(structures, ALL, CUTOFF)
     chunks, whole = list(packed.chunks()), packed.batch(range(4))
     assert [len(chunk["ptr"]) - 1 for chunk in chunks] == [3, 1]

@@ -8,8 +8,8 @@ import ase.units
 import numpy as np
 import pytest
 
-from pesloss.data.conversions import ASE_UNITS, Conversions
-from pesloss.data.units import UNITS, Scale, as_unit, scale
+from pesloss.data.reading.conversions import ASE_UNITS, Conversions
+from pesloss.data.reading.units import UNITS, Scale, as_unit, scale
 from pesloss.losses.properties import PROPERTIES, Property
 
 KCAL = ase.units.kcal / ase.units.mol

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pesloss.data.batching import batches
 from pesloss.data.dataset import Bundled, Files, LoadedData
-from pesloss.data.files import File
 from pesloss.data.loader import loader
 from pesloss.data.neighbors import Neighbors
-from pesloss.data.packed import Packed
-from pesloss.data.packing import Packing, pack
-from pesloss.data.read import Reader, read
+from pesloss.data.reading.files import File
+from pesloss.data.reading.reader import Reader, read
+from pesloss.data.reading.report import Report
+from pesloss.data.reading.structures import Structure, Structures
 from pesloss.data.references import References, references
-from pesloss.data.report import Report
 from pesloss.data.splits import split
-from pesloss.data.store import Store
-from pesloss.data.structures import Structure, Structures
+from pesloss.data.storage.packed import Packed
+from pesloss.data.storage.packing import Packing, pack
+from pesloss.data.storage.store import Store
 
 __all__ = [
     "Bundled",

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from pesloss.data.packed import Packed
+from pesloss.data.storage.packed import Packed
 
 
 def batches(

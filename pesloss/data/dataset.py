@@ -16,15 +16,15 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from pesloss.data.bundled import FILES
-from pesloss.data.cache import cache_folder, open_or_write
-from pesloss.data.files import File, Paths, as_files
-from pesloss.data.geometry import MIN_DISTANCE
-from pesloss.data.packed import Packed
-from pesloss.data.packing import Packing
+from pesloss.data.reading.files import File, Paths, as_files
+from pesloss.data.reading.geometry import MIN_DISTANCE
+from pesloss.data.reading.report import Report
 from pesloss.data.references import References, Spec, references
-from pesloss.data.report import Report
 from pesloss.data.splits import split
-from pesloss.data.store import NO_GROUP, Store
+from pesloss.data.storage.cache import cache_folder, open_or_write
+from pesloss.data.storage.packed import Packed
+from pesloss.data.storage.packing import Packing
+from pesloss.data.storage.store import NO_GROUP, Store
 from pesloss.losses.batch import group_code
 from pesloss.losses.properties import PROPERTIES, Property
 from pesloss.names import unknown

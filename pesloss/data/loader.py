@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pesloss.data.packed import Packed
+from pesloss.data.storage.packed import Packed
 
 HostBatch = dict[str, Tensor]
 

@@ -13,8 +13,8 @@ from ase.data import atomic_numbers, chemical_symbols
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
-from pesloss.data.packed import Packed
-from pesloss.data.store import Store
+from pesloss.data.storage.packed import Packed
+from pesloss.data.storage.store import Store
 from pesloss.losses.batch import Batch, group_code, sum_over_atoms
 from pesloss.names import unknown
 

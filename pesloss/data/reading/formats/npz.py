@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.lib import format as npy
 
-from pesloss.data.formats.base import Content, Frame
-from pesloss.data.formats.columns import GEOMETRY, Table, frames_of
+from pesloss.data.reading.formats.base import Content, Frame
+from pesloss.data.reading.formats.columns import GEOMETRY, Table, frames_of
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from ase.data import atomic_numbers
 
-from pesloss.data.formats.base import DATA, INFO, Frame
+from pesloss.data.reading.formats.base import DATA, INFO, Frame
 from pesloss.names import unknown
 
 GEOMETRY: Mapping[str, tuple[str, ...]] = {

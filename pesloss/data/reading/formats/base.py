@@ -16,8 +16,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.utils import string2index
 
-from pesloss.data.conversions import ASE_UNITS
-from pesloss.data.files import Index
+from pesloss.data.reading.conversions import ASE_UNITS
+from pesloss.data.reading.files import Index
 
 T = TypeVar("T")
 

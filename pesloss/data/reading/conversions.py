@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from pesloss.data.units import DIMENSIONS, Powers, Scale, Unit, as_unit, scale
+from pesloss.data.reading.units import DIMENSIONS, Powers, Scale, Unit, as_unit, scale
 from pesloss.losses.properties import Property
 
 ASE_UNITS: Mapping[str, str] = {"energy": "eV", "length": "Å", "charge": "e"}

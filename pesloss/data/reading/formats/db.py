@@ -12,7 +12,16 @@ import numpy as np
 from ase.calculators.calculator import all_properties
 from ase.db import connect
 
-from pesloss.data.formats.base import ARRAYS, DATA, INFO, RESULTS, Content, Frame, constraints, numbered
+from pesloss.data.reading.formats.base import (
+    ARRAYS,
+    DATA,
+    INFO,
+    RESULTS,
+    Content,
+    Frame,
+    constraints,
+    numbered,
+)
 
 PAGE = 256
 PER_ATOM = ("initial_charges", "initial_magmoms", "tags", "masses", "momenta")

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float64
 
-from pesloss.data.formats.base import ARRAYS, DATA, INFO, Place
-from pesloss.data.labels import ALIASES, as_numbers
+from pesloss.data.reading.formats.base import ARRAYS, DATA, INFO, Place
+from pesloss.data.reading.labels import ALIASES, as_numbers
 from pesloss.losses.properties import Property
 
 Spread: TypeAlias = Literal["one", "atoms", "components"]

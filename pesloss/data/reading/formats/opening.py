@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ase.io.formats import filetype, ioformats
 
-from pesloss.data.files import File, missing
-from pesloss.data.formats.ase import AseFile, ExtendedXyz
-from pesloss.data.formats.base import Content
-from pesloss.data.formats.db import Database, Lmdb
-from pesloss.data.formats.deepmd import DeepMd
-from pesloss.data.formats.hdf5 import Hdf5
-from pesloss.data.formats.npz import Npz
+from pesloss.data.reading.files import File, missing
+from pesloss.data.reading.formats.ase import AseFile, ExtendedXyz
+from pesloss.data.reading.formats.base import Content
+from pesloss.data.reading.formats.db import Database, Lmdb
+from pesloss.data.reading.formats.deepmd import DeepMd
+from pesloss.data.reading.formats.hdf5 import Hdf5
+from pesloss.data.reading.formats.npz import Npz
 from pesloss.names import unknown
 
 FORMATS: dict[str, type[Content]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pesloss.data.store import DamagedError, Store
+from pesloss.data.storage.store import DamagedError, Store
 
 log = logging.getLogger(__name__)
 

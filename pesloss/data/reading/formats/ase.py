@@ -14,7 +14,7 @@ from ase.io import iread
 from ase.io.extxyz import read_xyz
 from ase.io.formats import ioformats
 
-from pesloss.data.formats.base import Content, Frame, frame, numbered
+from pesloss.data.reading.formats.base import Content, Frame, frame, numbered
 
 
 class AseFile(Content):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from pesloss.data.report import Report
+from pesloss.data.reading.report import Report
 
 
 def source(file: str, row: int, name: str = "") -> str:

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from pesloss.data.files import File
-from pesloss.data.geometry import MIN_DISTANCE
 from pesloss.data.neighbors import Neighbors
-from pesloss.data.packed import Packed
-from pesloss.data.read import Reader, check_keys
+from pesloss.data.reading.files import File
+from pesloss.data.reading.geometry import MIN_DISTANCE
+from pesloss.data.reading.reader import Reader, check_keys
+from pesloss.data.reading.report import Report
+from pesloss.data.reading.structures import Structure
 from pesloss.data.references import References
-from pesloss.data.report import Report
-from pesloss.data.store import NO_GROUP, Store, Writer
-from pesloss.data.structures import Structure
+from pesloss.data.storage.packed import Packed
+from pesloss.data.storage.store import NO_GROUP, Store, Writer
 from pesloss.losses.batch import group_code
 from pesloss.losses.properties import Property
 
@@ -136,6 +136,7 @@ def _stamps(path: Path) -> list[Any]:
 @cache
 def _code() -> str:
     """Digest of the source files that decide what a store holds, as they were when this process began."""
-    here = Path(__file__).parent
-    files = [*here.glob("*.py"), *here.glob("formats/*.py"), here.parent / "losses" / "properties.py"]
+    package = Path(__file__).parents[2]
+    files = [file for file in package.glob("data/**/*.py") if "bundled" not in file.parts]
+    files += [package / "losses" / "properties.py"]
     return hashlib.blake2b(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from pesloss.data.formats.base import Content, Frame
-from pesloss.data.formats.columns import GEOMETRY, Table, frames_of, geometry_key
+from pesloss.data.reading.formats.base import Content, Frame
+from pesloss.data.reading.formats.columns import GEOMETRY, Table, frames_of, geometry_key
 
 UNIT_ATTRIBUTES = ("units", "unit", "u")
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from pesloss.data.store import Arrays, Store
+from pesloss.data.storage.store import Arrays, Store
 
 Columns: TypeAlias = dict[str, tuple[np.ndarray, np.dtype]]
 

@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Int8, Int32, Int64
 
-from pesloss.data.columns import Column, mapped
-from pesloss.data.geometry import MIN_DISTANCE, check_distances
 from pesloss.data.neighbors import Neighbors
-from pesloss.data.report import FileReport, Found, Report
-from pesloss.data.structures import Structure, source
+from pesloss.data.reading.geometry import MIN_DISTANCE, check_distances
+from pesloss.data.reading.report import FileReport, Found, Report
+from pesloss.data.reading.structures import Structure, source
+from pesloss.data.storage.columns import Column, mapped
 from pesloss.losses.batch import group_code
 from pesloss.losses.properties import Property
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from pesloss.data.formats.base import ARRAYS, DATA, INFO, RESULTS, WHERE, Place
-from pesloss.data.voigt import VOIGT_ASE, voigt_index
+from pesloss.data.reading.formats.base import ARRAYS, DATA, INFO, RESULTS, WHERE, Place
+from pesloss.data.reading.voigt import VOIGT_ASE, voigt_index
 from pesloss.losses.properties import PROPERTIES, Property
 
 PREFIXES = ("", "REF_", "ref_", "DFT_", "dft_")

@@ -7,16 +7,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from pesloss.data.conversions import BASES, Conversions
-from pesloss.data.files import File, Index, Paths, as_files
-from pesloss.data.formats.base import DATA, INFO, Content, Frame, Place
-from pesloss.data.geometry import check_geometry
-from pesloss.data.labels import PARTNERS, candidates, num_labelled, spellings
-from pesloss.data.lookup import Lookup, Plan
-from pesloss.data.report import FileReport, Found, Report
-from pesloss.data.structures import Structure, Structures, source
-from pesloss.data.units import Scale
-from pesloss.data.weights import weight_names, weight_places
+from pesloss.data.reading.conversions import BASES, Conversions
+from pesloss.data.reading.files import File, Index, Paths, as_files
+from pesloss.data.reading.formats.base import DATA, INFO, Content, Frame, Place
+from pesloss.data.reading.geometry import check_geometry
+from pesloss.data.reading.labels import PARTNERS, candidates, num_labelled, spellings
+from pesloss.data.reading.lookup import Lookup, Plan
+from pesloss.data.reading.report import FileReport, Found, Report
+from pesloss.data.reading.structures import Structure, Structures, source
+from pesloss.data.reading.units import Scale
+from pesloss.data.reading.weights import weight_names, weight_places
 from pesloss.losses.properties import PROPERTIES, Property
 from pesloss.names import unknown
 
@@ -90,7 +90,7 @@ class Reader:
         self._check_names()
 
     def __iter__(self) -> Iterator[Structure]:
-        from pesloss.data.formats.opening import opened  # ASE's readers wait until a file is opened
+        from pesloss.data.reading.formats.opening import opened  # ASE's readers wait until a file is opened
 
         content = opened(self.file, self._wanted(), whole=self.info is None)
         self._count, self._lookup = _Count(), Lookup(self.file, self.properties, self._conversions(content))

@@ -8,7 +8,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Bool, Float64, Int, Int64, Shaped
 
-from pesloss.data.structures import Structure
+from pesloss.data.reading.structures import Structure
 
 MIN_DISTANCE = 0.1
 """Closest distance of two atoms that can be meant, in Å: half of it would be a nucleus."""

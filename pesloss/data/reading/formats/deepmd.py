@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pesloss.data.formats.base import Content, Frame
-from pesloss.data.formats.columns import GEOMETRY, Table, as_atomic_numbers, frames_of
+from pesloss.data.reading.formats.base import Content, Frame
+from pesloss.data.reading.formats.columns import GEOMETRY, Table, as_atomic_numbers, frames_of
 
 OF_ATOMS = ("coord", "force", "atom_", "atomic_")
 

@@ -11,14 +11,22 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from pesloss.data.conversions import Conversions
-from pesloss.data.files import File
-from pesloss.data.formats.base import DATA, Frame, Place
-from pesloss.data.geometry import volume
-from pesloss.data.labels import as_label, candidates, conversion, converted, is_voigt, key_places, spellings
-from pesloss.data.units import Scale
-from pesloss.data.voigt import VOIGT_ASE, voigt_index
-from pesloss.data.weights import Spread, as_weight, spreads, weight_places
+from pesloss.data.reading.conversions import Conversions
+from pesloss.data.reading.files import File
+from pesloss.data.reading.formats.base import DATA, Frame, Place
+from pesloss.data.reading.geometry import volume
+from pesloss.data.reading.labels import (
+    as_label,
+    candidates,
+    conversion,
+    converted,
+    is_voigt,
+    key_places,
+    spellings,
+)
+from pesloss.data.reading.units import Scale
+from pesloss.data.reading.voigt import VOIGT_ASE, voigt_index
+from pesloss.data.reading.weights import Spread, as_weight, spreads, weight_places
 from pesloss.losses.properties import Property
 
 Signature: TypeAlias = tuple[Any, ...]

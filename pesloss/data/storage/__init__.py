@@ -1,0 +1,1 @@
+"""Labelled structures and their neighbours in columns, on disk or in memory, and batches from them."""
