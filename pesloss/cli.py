@@ -64,6 +64,9 @@ def hydra_app(
         except KeyboardInterrupt as stop:
             sys.stderr.write(f"\n{str(stop) or 'Interrupted.'}\n")
             sys.exit(getattr(stop, "status", 130))
+        except BrokenPipeError:
+            # whoever reads has read enough, as `head` does; Python would complain once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except Exception as error:
             if wished == "1":
                 raise

@@ -39,16 +39,27 @@ def evaluate(config: Any) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     properties = _properties(plain, trained)
     data = _data(plain, trained, properties)
+    console = open_console()
+    if _has_changed(plain, trained, data, properties):
+        console.print("The data have changed since the training: what is told of its parts may be wrong.")
     conclude(
         _predicted(plain, folder, trained, data, properties),
         properties,
         folder=folder,
-        console=open_console(),
+        console=console,
         title=f"Errors of {plain['checkpoint']}",
         groups=groups_of(data.config_types, data.datasets),
         mean=_mean(plain, trained, data, properties),
         about={"checkpoint": str(Path(plain["checkpoint"]).resolve())},
     )
+
+
+def _has_changed(
+    config: Mapping[str, Any], trained: Trained, data: LoadedData, properties: Mapping[str, Property]
+) -> bool:
+    """Whether the data of the training are no longer what they were, where that can be told."""
+    as_trained = "data" not in config and config["precision"] is None
+    return as_trained and [*properties] == [*trained.properties] and trained.fingerprint != data.fingerprint
 
 
 def checkpoint_first(arguments: list[str]) -> list[str]:

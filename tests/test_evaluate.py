@@ -175,3 +175,16 @@ def test_from_the_command_line(run, tmp_path):
 def test_help_does_not_wait_for_torch():
     code = "import sys, pesloss.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_data_that_have_changed_since_the_training_are_told(run, tmp_path, capsys):
+    evaluated(run, tmp_path)
+    assert "have changed" not in capsys.readouterr().out
+    path = run.parent / "my.xyz"
+    before = path.read_text()
+    try:
+        files.write(path, 24, seed=1)
+        evaluated(run, tmp_path)
+        assert "The data have changed since the training" in capsys.readouterr().out
+    finally:
+        path.write_text(before)

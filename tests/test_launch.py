@@ -23,7 +23,7 @@ from tests.trainings import rows, trained
 ROOT = Path(__file__).parent.parent
 LOSSES = ("huber", "uncertainty", "rmse")
 COMMON = ["trainer.batch_size=6", "trainer.ema_decay=0.9", "trainer.clip_norm=0.5"]
-"""24 training structures of 31 in batches of 6 and a last one of 1: a rank, or two, without data."""
+"""25 training structures of 31 in batches of 6 and a last one of 1: a rank, or two, without data."""
 
 
 def train_all(fabric, folder: str) -> None:

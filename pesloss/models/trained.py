@@ -65,6 +65,7 @@ class Trained:
         properties: what the training asked for, by name.
         config: of the run that trained it.
         means: of the training labels, by property; empty if the checkpoint does not tell.
+        fingerprint: of the data it was trained on.
     """
 
     def __init__(self, content: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
@@ -73,6 +74,7 @@ class Trained:
         self.properties: Mapping[str, Property] = {prop.name: prop for prop in properties}
         self.references = References(content["references"], "from the checkpoint")
         self.elements: tuple[str, ...] = tuple(content["elements"])
+        self.fingerprint: str | None = content.get("data")
         self.means: Mapping[str, Tensor] = content.get("means", {})
         self.potential = Potential(build(self.config["model"], heads=content["heads"]))
         self.potential.to(_dtype(content["model"])).load_state_dict(content["model"])
