@@ -142,7 +142,8 @@ def test_a_run_is_resumed_by_its_folder(tmp_path):
     assert saved["config"]["loss"]["huber_delta"] == 0.5 and saved["progress"]["epochs"] == 3
 
 
-def test_a_terminated_run_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_terminated_run_says_how_to_go_on(tmp_path, devices):
     files.write(tmp_path / "my.xyz", 24)
     settings = {
         "PYTHONPATH": str(ROOT),
@@ -151,6 +152,7 @@ def test_a_terminated_run_says_how_to_go_on(tmp_path):
         "PYTHONUNBUFFERED": "1",
     }
     command = ["data=extxyz", "data.train=my.xyz", *TINY, "trainer.epochs=100000", "hydra.run.dir=out"]
+    command += [f"trainer.devices={devices}", "trainer.accelerator=cpu"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pesloss.train", *command],
         cwd=tmp_path,

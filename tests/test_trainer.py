@@ -13,6 +13,7 @@ import torch
 from pesloss import checkpoint as checkpoints
 from pesloss.training import CheckpointError, Interrupted, NonFiniteError, Trainer
 from pesloss.training.metrics import scores
+from pesloss.training.stops import Signals
 from pesloss.training.trainer import seconds
 from tests.trainings import prepared, rows, run, said, trained
 
@@ -213,6 +214,16 @@ def test_a_signal_during_validation_waits_for_its_end(tmp_path):
     )
     with pytest.raises(Interrupted, match="after 1 epochs and 0 steps"):
         run(fit)
+
+
+def test_a_later_signal_is_obeyed_at_once_an_echo_is_not(monkeypatch):
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.number == signal.SIGTERM
+        monkeypatch.setattr(signals, "_since", signals._since - 2)
+        with pytest.raises(Interrupted, match="at once by a second SIGINT"):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_matrix_products_may_be_of_bfloat16(tmp_path):

@@ -18,6 +18,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from pesloss.processes import Process, started_by_launcher
+from pesloss.training.stops import Interrupted, forwarded
 
 if TYPE_CHECKING:
     from pesloss.training.trainer import Trainer
@@ -42,18 +43,23 @@ def launch(trainer: Trainer, function: Callable[..., R], *args: Any) -> R:
     Raises:
         ValueError: if ``trainer.devices`` contradicts the launcher.
         RankError: if a process that was started here has failed.
+        Interrupted: after a signal to stop; everything is saved.
     """
     fabric = make_fabric(trainer)
     if started_by_launcher() is not None or trainer.devices == 1:
         return fabric.launch(partial(_prepared, trainer.threads, function, args))
     try:
-        return fabric.launch(partial(_told, trainer.threads, function, args))
+        with forwarded():
+            result = fabric.launch(partial(_told, trainer.threads, function, args))
     except ProcessRaisedException as error:
         text = str(error)
         raise RankError(text.rpartition(_MARK)[2].strip() if _MARK in text else text) from error
     finally:
         # the next job of a sweep meets at a port of its own
         os.environ.pop("MASTER_PORT", None)
+    if isinstance(result, Interrupted):
+        raise result
+    return result
 
 
 def make_fabric(trainer: Trainer) -> Fabric:
@@ -105,12 +111,19 @@ def _prepared(threads: int | None, function: Callable[..., R], args: Sequence[An
     return function(fabric, *args)
 
 
-def _told(threads: int | None, function: Callable[..., R], args: Sequence[Any], fabric: Fabric) -> R:
-    """In a process of our own making: an error becomes the sentence that the first process will show."""
+def _told(
+    threads: int | None, function: Callable[..., R], args: Sequence[Any], fabric: Fabric
+) -> R | Interrupted:
+    """In a process of our own making: an error becomes the sentence that the first process will show.
+
+    An interruption is a result, because torch takes it for an order of the first process.
+    """
     from pesloss.mistakes import explain
 
     try:
         result = _prepared(threads, function, args, fabric)
+    except Interrupted as stop:
+        result = stop
     except Exception as error:
         if sentence := explain(error):
             raise RankError(sentence) from None
