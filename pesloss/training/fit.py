@@ -106,6 +106,7 @@ class Fit:
         folder: where checkpoints go.
         about: plain data to keep in each checkpoint (config, versions, references).
         seed: of the order of the structures.
+        started: when the run began, by ``time.monotonic``, for its ``max_time``; now by default.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Fit:
         folder: Path,
         about: Mapping[str, Any],
         seed: int = 0,
+        started: float | None = None,
     ) -> None:
         self.trainer, self.fabric, self.loss, self.data = trainer, fabric, loss.to(fabric.device), data
         self.potential, self.optimizer, self.scheduler = potential.to(fabric.device), optimizer, scheduler
@@ -134,7 +136,8 @@ class Fit:
         self.required = list(loss.required)
         self.score = trainer.score_of(loss.required)
         self.progress = Progress()
-        self._started = self._saved = self._ticked = time.monotonic()
+        self._saved = self._ticked = time.monotonic()
+        self._started = self._saved if started is None else started
 
     @property
     def evaluated(self) -> Potential:

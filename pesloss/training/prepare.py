@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +52,7 @@ def prepare(
         BuildError: if a node of the config describes no object.
         CheckpointError: if a training cannot be continued.
     """
+    started = time.monotonic()
     resumed = _resumed(config.get("resume"), folder)
     trainer: Trainer = build(config["trainer"])
     loss: TotalLoss = build(config["loss"])
@@ -88,6 +90,7 @@ def prepare(
             "versions": _versions(),
         },
         seed=config["seed"],
+        started=started,
     )
     if fabric.is_global_zero:
         checkpoint.clean(folder)
