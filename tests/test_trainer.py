@@ -97,6 +97,19 @@ def test_a_nan_stops_the_training_and_names_its_structure(tmp_path):
     assert last["progress"]["step"] == 0 and not (tmp_path / "run/best.ckpt").exists()
 
 
+def test_a_nan_on_the_validation_structures_stops_the_training(tmp_path):
+    """No score is better than NaN, so that it would be kept as the best."""
+    fit = prepared(tmp_path / "run")
+    fit.potential.register_forward_hook(
+        lambda potential, _, found: (
+            None if potential.training else {k: v * math.nan for k, v in found.items()}
+        )
+    )
+    with pytest.raises(NonFiniteError, match=r"Epoch 1: forces/mae_component of the validation .* is nan"):
+        run(fit)
+    assert not (tmp_path / "run/best.ckpt").exists()
+
+
 def test_a_gradient_that_is_not_finite_is_named(tmp_path):
     fit = prepared(tmp_path / "run")
     fit.potential.network.embedding.weight.register_hook(lambda gradient: gradient * float("nan"))

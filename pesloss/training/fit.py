@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from pesloss.training.console import Watch
 from pesloss.training.loggers import Loggers
 from pesloss.training.metrics import Metric, Metrics
 from pesloss.training.predict import predict
+from pesloss.training.state import Progress, random_states, resumable, usable
 from pesloss.training.stops import Interrupted, Signals
 from pesloss.training.trainer import Trainer
 
@@ -38,34 +38,6 @@ TIME_IS_OVER = -1
 
 class NonFiniteError(ValueError):
     """A loss or gradient is NaN or infinite; the message says whose."""
-
-
-@dataclass
-class Progress:
-    """How far a training has come: all that is needed to go on from there, besides the states of its parts.
-
-    Args:
-        epochs: that are done.
-        steps: of the epoch under way that are done.
-        loss: sum of their losses.
-        step: optimizer steps in all.
-        best_epoch: with the best score so far, 0 before the first.
-        best_score: ``None`` without validation structures.
-        seconds: time that was spent on training.
-    """
-
-    epochs: int = 0
-    steps: int = 0
-    loss: float = 0.0
-    step: int = 0
-    best_epoch: int = 0
-    best_score: float | None = None
-    seconds: float = 0.0
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Progress:
-        """From a checkpoint."""
-        return cls(**{field.name: state[field.name] for field in fields(cls)})
 
 
 class Fitted(NamedTuple):
@@ -167,11 +139,10 @@ class Fit:
     def save(self) -> None:
         """Write everything that a later step depends on."""
         self._tick()
-        randoms = self._gather(_random_states(self.fabric.device))
+        randoms = random_states(self.fabric)
         if self.fabric.is_global_zero:
-            checkpoint.save(
-                self.folder / checkpoint.LAST, {**self._kept(), **self._resumed(), "random": randoms}
-            )
+            content = {**usable(self), **resumable(self), "random": randoms}
+            checkpoint.save(self.folder / checkpoint.LAST, content)
         self.fabric.barrier()
         self._saved = time.monotonic()
 
@@ -339,6 +310,11 @@ class Fit:
         progress = self.progress
         errors = {} if self.data.val is None else self.evaluate(self.data.val)
         score = errors[self.score].value if self.score in errors else None
+        if score is not None and not isfinite(score):
+            raise NonFiniteError(
+                f"Epoch {progress.epochs + 1}: {self.score} of the validation structures is {score}, "
+                "so that a prediction is not finite."
+            )
         loss = progress.loss / progress.steps
         progress.epochs, progress.steps, progress.loss = progress.epochs + 1, 0, 0.0
         rate = self.optimizer.param_groups[0]["lr"] * self._warmth()
@@ -359,51 +335,13 @@ class Fit:
     def _save_best(self) -> None:
         self._tick()
         if self.fabric.is_global_zero:
-            checkpoint.save(self.folder / checkpoint.BEST, self._kept())
+            checkpoint.save(self.folder / checkpoint.BEST, usable(self))
 
     def _tick(self) -> None:
         """Count the time since the last tick as training."""
         now = time.monotonic()
         self.progress.seconds += now - self._ticked
         self._ticked = now
-
-    def _kept(self) -> dict[str, Any]:
-        """What makes a checkpoint usable: model and what it is."""
-        return {**self.about, "model": _detached(self.evaluated), "progress": asdict(self.progress)}
-
-    def _resumed(self) -> dict[str, Any]:
-        """What the next steps depend on."""
-        return {
-            "weights": _detached(self.potential),
-            "average": None if self.average is None else int(self.average.n_averaged),
-            "terms": list(self.loss.by_name),
-            "loss": self.loss.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "order": self.order,
-            "score": self.score,
-        }
-
-    @property
-    def order(self) -> dict[str, Any]:
-        """What decides which structures make up a step; a position in an epoch means nothing without it."""
-        trainer = self.trainer
-        return {
-            "data": self.data.fingerprint,
-            "seed": self.seed,
-            "batch_size": trainer.batch_size,
-            "max_atoms": trainer.max_atoms,
-            "max_edges": trainer.max_edges,
-            "accumulate": trainer.accumulate,
-        }
-
-    def _gather(self, mine: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """What each rank has, in the order of ranks."""
-        if self.fabric.world_size == 1:
-            return [mine]
-        found: list[Any] = [None] * self.fabric.world_size
-        dist.all_gather_object(found, mine)
-        return found
 
 
 @contextmanager
@@ -423,17 +361,6 @@ def _average(potential: Potential, decay: float | None) -> AveragedModel | None:
     if decay is None:
         return None
     return AveragedModel(potential, multi_avg_fn=get_ema_multi_avg_fn(decay))
-
-
-def _detached(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in module.state_dict().items()}
-
-
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
 
 
 def _numbers(outputs: list[LossOutput]) -> dict[str, float]:

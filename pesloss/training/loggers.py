@@ -52,7 +52,8 @@ class CSV(Logger):
 
     def log(self, kind: str, row: Mapping[str, float]) -> None:
         if kind not in self._tables:
-            self._tables[kind] = _Table(self._folder / f"{kind}.csv", self._step)
+            begin = int(row["step"]) if self._step else 0
+            self._tables[kind] = _Table(self._folder / f"{kind}.csv", begin)
         self._tables[kind].add(row)
 
     def finish(self, failed: bool) -> None:
@@ -62,11 +63,14 @@ class CSV(Logger):
 
 
 class _Table:
-    """A CSV file that rows are added to, after those of an earlier run up to a step."""
+    """A CSV file that rows are added to, after those of an earlier run of the steps before ``begin``.
 
-    def __init__(self, path: Path, step: int) -> None:
+    The first new row tells that step: an epoch that was logged and not yet saved is logged again.
+    """
+
+    def __init__(self, path: Path, begin: int) -> None:
         self._path = path
-        rows = [row for row in self._rows() if int(row["step"]) <= step] if step else []
+        rows = [row for row in self._rows() if int(row["step"]) < begin] if begin else []
         self._columns = list(rows[0]) if rows else []
         self._write(rows)
 

@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pesloss import checkpoint
 from pesloss.checkpoint import BEST, LAST, CheckpointError
-from pesloss.training.fit import Fit, Progress
+from pesloss.training.fit import Fit
+from pesloss.training.state import Progress, order
 
 State = Mapping[str, Any]
 
@@ -192,9 +193,10 @@ def _moments(fit: Fit, fresh: State, state: State) -> dict[int, Any]:
 
 
 def _order(fit: Fit, state: State) -> list[str]:
-    if fit.order == state["order"]:
+    now = order(fit)
+    if now == state["order"]:
         return []
-    told = [name for name, value in fit.order.items() if value != state["order"].get(name)]
+    told = [name for name, value in now.items() if value != state["order"].get(name)]
     steps = fit.progress.steps
     fit.progress.steps, fit.progress.loss = 0, 0.0
     again = f", so that {steps} steps of the epoch under way are taken again" if steps else ""
@@ -204,7 +206,7 @@ def _order(fit: Fit, state: State) -> list[str]:
 def _best(fit: Fit, state: State) -> list[str]:
     """The best score so far is that of the best checkpoint, if it means the same as before."""
     progress, path = fit.progress, fit.folder / BEST
-    if fit.score == state["score"] and fit.order["data"] == state["order"]["data"]:
+    if fit.score == state["score"] and order(fit)["data"] == state["order"]["data"]:
         if path.exists():
             best = Progress.of(checkpoint.read(path)["progress"])
             progress.best_epoch, progress.best_score = best.best_epoch, best.best_score

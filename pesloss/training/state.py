@@ -1,0 +1,88 @@
+"""What a checkpoint holds: enough to use the model, and enough to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from pesloss.training.fit import Fit
+
+
+@dataclass
+class Progress:
+    """How far a training has come: all that is needed to go on from there, besides the states of its parts.
+
+    Args:
+        epochs: that are done.
+        steps: of the epoch under way that are done.
+        loss: sum of their losses.
+        step: optimizer steps in all.
+        best_epoch: with the best score so far, 0 before the first.
+        best_score: ``None`` without validation structures.
+        seconds: time that was spent on training.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    step: int = 0
+    best_epoch: int = 0
+    best_score: float | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Progress:
+        """From a checkpoint."""
+        return cls(**{field.name: state[field.name] for field in fields(cls)})
+
+
+def usable(fit: Fit) -> dict[str, Any]:
+    """The model that is evaluated, and what it is: config, properties, references."""
+    return {**fit.about, "model": _detached(fit.evaluated), "progress": asdict(fit.progress)}
+
+
+def resumable(fit: Fit) -> dict[str, Any]:
+    """What the next steps depend on, but random numbers."""
+    return {
+        "weights": _detached(fit.potential),
+        "average": None if fit.average is None else int(fit.average.n_averaged),
+        "terms": list(fit.loss.by_name),
+        "loss": fit.loss.state_dict(),
+        "optimizer": fit.optimizer.state_dict(),
+        "scheduler": None if fit.scheduler is None else fit.scheduler.state_dict(),
+        "order": order(fit),
+        "score": fit.score,
+    }
+
+
+def order(fit: Fit) -> dict[str, Any]:
+    """What decides which structures make up a step; a position in an epoch means nothing without it."""
+    sizes = ("batch_size", "max_atoms", "max_edges", "accumulate")
+    return {
+        "data": fit.data.fingerprint,
+        "seed": fit.seed,
+        **{name: getattr(fit.trainer, name) for name in sizes},
+    }
+
+
+def random_states(fabric: Fabric) -> list[dict[str, Tensor]]:
+    """Random states of each rank, in their order."""
+    mine = {"cpu": torch.get_rng_state()}
+    if fabric.device.type == "cuda":
+        mine["cuda"] = torch.cuda.get_rng_state(fabric.device)
+    if fabric.world_size == 1:
+        return [mine]
+    found: list[Any] = [None] * fabric.world_size
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def _detached(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in module.state_dict().items()}
