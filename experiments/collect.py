@@ -3,7 +3,7 @@
     python experiments/collect.py experiments/acac val SWEEP [SWEEP ...]
 
 Writes ``errors.csv`` (a row a run) and ``errors.png`` into the folder of the experiment and puts the table of
-means over seeds between the markers of its README.
+means over seeds between the markers of its README, if it has them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def runs(split: str, sweeps: Sequence[Path]) -> list[Run]:
             for name, value in content["metrics"].items()
             if (column := name.removeprefix(f"{split}/")) != name and _is_shown(column)
         }
-        found.append({"settings": settings, "errors": errors, "seconds": content["seconds"]})
+        found.append({"settings": settings, "errors": errors})
     return found
 
 
@@ -61,11 +61,11 @@ def write_csv(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         columns = list(next(iter(groups.values()))[0]["errors"])
-        writer.writerow(["setting", SEED, *columns, "seconds"])
+        writer.writerow(["setting", SEED, *columns])
         for name, group in groups.items():
             for run in group:
                 errors = [f"{run['errors'][column]:.6g}" for column in columns]
-                writer.writerow([name, run["settings"].get(SEED, 0), *errors, f"{run['seconds']:.0f}"])
+                writer.writerow([name, run["settings"].get(SEED, 0), *errors])
 
 
 def table(groups: Mapping[str, Sequence[Run]]) -> str:
@@ -91,13 +91,13 @@ def plot(path: Path, groups: Mapping[str, Sequence[Run]]) -> None:
             for place, group in enumerate(groups.values()):
                 values = [run["errors"][column] for run in group]
                 color = "tab:blue" if kind == "mae" else "tab:orange"
-                label = KINDS[kind] if place == 0 else None
+                label = KINDS[kind] if place == 0 and axis is panels[0] else None
                 axis.plot(values, [place] * len(values), marker, alpha=0.7, color=color, label=label)
-        axis.set(xlabel=f"error [{column.rpartition('[')[2].removesuffix(']')}]", title=prop, xscale="log")
-        axis.grid(axis="x", which="both", alpha=0.25)
+        axis.set(xlabel=f"error [{column.rpartition('[')[2].removesuffix(']')}]", title=prop, xlim=(0, None))
+        axis.grid(axis="x", alpha=0.25)
     panels[0].set_yticks(range(len(groups)), list(groups))
     panels[0].invert_yaxis()
-    panels[-1].legend(frameon=False)
+    figure.legend(frameon=False, loc="outside right center")
     FigureCanvasAgg(figure).print_figure(path, dpi=130)
 
 
@@ -125,8 +125,10 @@ def main() -> None:
     write_csv(Path(folder) / "errors.csv", groups)
     plot(Path(folder) / "errors.png", groups)
     readme = Path(folder) / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
-    readme.write_text(f"{before}{START}\n{table(groups)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    before, marker, rest = readme.read_text(encoding="utf-8").partition(START)
+    if marker:
+        after = rest.partition(END)[2]
+        readme.write_text(f"{before}{START}\n{table(groups)}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,17 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
     given = [a for a in arguments if not a.startswith("resume=")]
     keys = {_key(a) for a in given if "=" in a}
     kept = [override for override in old if not _is_replaced(_key(override), keys)]
-    return [*kept, *given, f"hydra.run.dir={folder}", "resume=true"]
+    return [*kept, *given, f"hydra.run.dir={quoted(str(folder))}", "resume=true"]
+
+
+def quoted(text: str) -> str:
+    """A word on Hydra's command line, whatever is in it.
+
+    Example:
+        >>> print(quoted("Ann's run=1"))
+        'Ann\\'s run=1'
+    """
+    return "'" + text.replace("'", r"\'") + "'"
 
 
 def _overrides(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from pesloss.cli import hydra_app
+from pesloss.cli import hydra_app, quoted
 from pesloss.names import unknown
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ def checkpoint_first(arguments: list[str]) -> list[str]:
     first = arguments[0] if arguments else "-"
     if first.startswith(("-", "+", "~")) or ("=" in first and not Path(first).exists()):
         return arguments
-    quoted = first.replace("'", r"\'")
-    return [f"checkpoint='{quoted}'", *arguments[1:]]
+    return [f"checkpoint={quoted(first)}", *arguments[1:]]
 
 
 def _check(config: Mapping[str, Any]) -> None:

@@ -134,7 +134,9 @@ def test_a_run_is_resumed_by_its_folder(tmp_path):
     assert (
         again.returncode == 1 and "out holds a training already. resume=true goes on with it" in again.stderr
     )
-    done = app(tmp_path, "resume=out", "trainer.epochs=3")
+    (tmp_path / "out").rename(tmp_path / "Ann's out=1")
+    done = app(tmp_path, "resume=Ann's out=1", "trainer.epochs=3")
+    (tmp_path / "Ann's out=1").rename(tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "resumed after 2 epochs" in done.stdout and "changed: trainer.epochs: 2 -> 3" in done.stdout
     assert len((tmp_path / "out/epochs.csv").read_text().splitlines()) == 4
@@ -205,7 +207,7 @@ def test_the_arguments_of_a_resumed_run(tmp_path, given, expected):
     old = ["loss=huber", "loss.huber_delta=0.5", "x=1", "resume=true"]
     torch.save({"overrides": old}, tmp_path / "last.ckpt")
     found = resumed_arguments([argument.format(run=tmp_path) for argument in given])
-    ours = [f"hydra.run.dir={tmp_path}", "resume=true"] if "{run}" in "".join(given) else []
+    ours = [f"hydra.run.dir='{tmp_path}'", "resume=true"] if "{run}" in "".join(given) else []
     assert found == [*expected, *ours]
 
 
