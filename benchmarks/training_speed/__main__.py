@@ -32,7 +32,7 @@ from benchmarks.training_speed.plots import growth, steps, table
 CUTOFF, BATCH, EPOCHS, TRAIN, VALIDATE = 4.0, 10, 3, 450, 50
 HERE = "benchmarks.training_speed"
 OURS = [
-    *("data=extxyz", "++data.cache=null", "data.test_fraction=0", "loss=energy_forces", "logger=csv"),
+    *("data=extxyz", "data.test_fraction=0", "loss=energy_forces", "logger=csv"),
     *("model.channels=32", "model.layers=2", f"model.cutoff={CUTOFF}", f"trainer.epochs={EPOCHS}"),
 ]
 Rows = list[dict[str, float]]

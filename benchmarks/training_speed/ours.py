@@ -21,7 +21,7 @@ class Ours(Code):
         self.potential = Potential(PaiNN(channels=32, layers=2, cutoff=cutoff))
         if compiled:
             self.potential.compile(fullgraph=True, dynamic=True)
-        self.optimizer = torch.optim.Adam(self.potential.parameters(), lr=1e-3)
+        self.optimizer = torch.optim.Adam(self.potential.parameters(), lr=1e-3, fused=True)
         self.chosen = torch.arange(structures)
 
     def collate(self) -> dict[str, Tensor]:
