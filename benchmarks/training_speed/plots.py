@@ -48,6 +48,13 @@ def growth(results: Results, path: Path) -> None:
         structures.loglog(
             [row["structures"] for row in rows], [row["step"] for row in rows], "o-", label=code
         )
+    for axis, numbers in ((atoms, "atoms"), (structures, "structures")):
+        rows = next(iter(results[numbers].values()))
+        ticks = [row["atoms"] // (row["structures"] if numbers == "atoms" else 15) for row in rows]
+        axis.set_xticks(ticks, list(map(str, ticks)))
+        axis.minorticks_off()
+        axis.set_yticks([5, 10, 20, 50, 100, 200, 500], ["5", "10", "20", "50", "100", "200", "500"])
+        axis.grid(alpha=0.25)
     atoms.set(xlabel="atoms per structure (10 structures)", ylabel="CPU ms of a step")
     structures.set(xlabel="structures per batch (15 atoms)", ylabel="CPU ms of a step")
     atoms.legend()
