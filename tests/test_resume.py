@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ EVERYTHING = [
 def kill(*_: object) -> None:
     """What no program can catch."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fork() -> int:
+    with warnings.catch_warnings():
+        # from Python 3.12 on, in a process with threads; the child has none of them and needs none
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def counted(function, number: int, before):
@@ -64,7 +72,7 @@ MOMENTS = {
 
 def killed(folder: Path, owner: object, name: str, number: int, *overrides: str) -> None:
     """A training in a process of its own that is killed when a function is called for the n-th time."""
-    child = os.fork()
+    child = fork()
     if child == 0:
         setattr(owner, name, counted(getattr(owner, name), number, kill))
         try:
@@ -118,7 +126,7 @@ def test_a_training_may_be_killed_again_and_again(uninterrupted):
     """By somebody else, whenever."""
     folder, lives = uninterrupted / "often", 0
     while lives < 40:
-        child = os.fork()
+        child = fork()
         if child == 0:
             try:
                 trained(folder, *EVERYTHING, "resume=true")
