@@ -1,6 +1,6 @@
 """What data cost: the first and the second start on many structures, memory, and the making of a batch.
 
-OMP_NUM_THREADS=1 python -m benchmarks.data_cost [--structures 100000] [--folder /tmp/data_cost]
+OMP_NUM_THREADS=1 python -m benchmarks.data_cost [--structures 100000] [--folder FOLDER]
 
 Molecules of about 20 atoms at the density of a liquid, written as an ``npz`` of the rMD17 kind. Each start is
 a process of its own; its memory is what it has for itself (``RssAnon``, without pages of mapped files).
@@ -13,6 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def collate(part: Packed) -> float:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--structures", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/data_cost"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "data_cost")
     parser.add_argument("--start", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
