@@ -324,6 +324,13 @@ def test_times_are_written_as_slurm_does(text, expected):
     assert seconds(text) == expected
 
 
+def test_where_the_structures_are_kept_is_said(tmp_path):
+    """Above all that a cache could not be written."""
+    (tmp_path / "file").write_text("")
+    fit = prepared(tmp_path / "run", f"data.cache={tmp_path / 'file' / 'cache'}")
+    assert "packed structures: " in said(fit) and "cannot be written" in said(fit)
+
+
 def test_a_resumed_run_says_where_it_stands(tmp_path):
     trained(tmp_path / "run")
     fit = prepared(tmp_path / "run", "resume=true", "trainer.epochs=3")

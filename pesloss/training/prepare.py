@@ -202,6 +202,7 @@ def _introduce(
     sizes = ", ".join(f"{len(part)} {name}" for name, part in parts.items() if part is not None)
     parameters = sum(parameter.numel() for parameter in potential.parameters())
     console.print(str(data.report), highlight=False, soft_wrap=True)
+    console.print(f"packed structures: {data.storage}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"reference energies: {data.references.note}", highlight=False, soft_wrap=True)
     console.print(f"{sizes} structures; {parameters} parameters on {fabric.device}", highlight=False)
     console.print(terms_table(loss))
