@@ -123,7 +123,7 @@ def _mean(
     from pesloss.training import MeanPredictor
 
     if "data" not in config:
-        return MeanPredictor.fit(properties, data.train.chunks())
+        return MeanPredictor.fit(properties, data.train.chunks(properties))
     return MeanPredictor(properties, trained.means)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,17 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 import pesloss
 from pesloss.evaluate import checkpoint_first, evaluate
 from tests import files
+from tests.test_train import app
 
 ROOT = Path(__file__).parent.parent
 TINY = ["model.channels=4", "model.layers=1", "trainer.epochs=1", "logger=csv"]
-
-
-def app(module: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", "-m", f"pesloss.{module}", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, **settings}, check=False, capture_output=True, text=True
-    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +30,7 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
     files.write(folder / "my.xyz", 24)
     data = ["data=extxyz", f"data.train={folder / 'my.xyz'}"]
-    done = app("train", folder, *data, *TINY, "hydra.run.dir=run")
+    done = app(folder, *data, *TINY, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -160,7 +152,7 @@ def test_the_checkpoint_may_stand_first(tmp_path, monkeypatch):
 def test_from_the_command_line(run, tmp_path):
     files.write(tmp_path / "other.xyz", 3, seed=4)
     data = ["data=extxyz", "data.test=other.xyz"]
-    done = app("evaluate", tmp_path, str(run / "best.ckpt"), *data, "hydra.run.dir=out")
+    done = app(tmp_path, str(run / "best.ckpt"), *data, "hydra.run.dir=out", module="evaluate")
     assert done.returncode == 0, done.stderr
     assert "meV/Å" in done.stdout and (tmp_path / "out/metrics.json").exists()
     assert not torch.load(run / "best.ckpt", weights_only=True)["means"].keys() - {
@@ -168,7 +160,7 @@ def test_from_the_command_line(run, tmp_path):
         "forces",
         "stress",
     }
-    wrong = app("evaluate", tmp_path, "nowhere.ckpt")
+    wrong = app(tmp_path, "nowhere.ckpt", module="evaluate")
     assert wrong.returncode == 1 and "There is no checkpoint nowhere.ckpt." in wrong.stderr
 
 

@@ -19,11 +19,11 @@ TINY = ["model.channels=4", "model.layers=1", "trainer.epochs=2", "logger=csv"]
 
 
 def app(
-    folder: Path, *arguments: str, warnings: str = "error", **environment: str
+    folder: Path, *arguments: str, module: str = "train", warnings: str = "error", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m pesloss.train`` in a folder that is not the checkout."""
+    """``python -m pesloss.train``, or another app, in a folder that is not the checkout."""
     settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **environment}
-    command = [sys.executable, "-W", warnings, "-m", "pesloss.train", *arguments]
+    command = [sys.executable, "-W", warnings, "-m", f"pesloss.{module}", *arguments]
     options = {"cwd": folder, "env": {**os.environ, **settings}, "timeout": 300, "check": False}
     return subprocess.run(command, capture_output=True, text=True, **options)
 

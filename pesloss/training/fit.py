@@ -26,7 +26,7 @@ from pesloss.losses import Batch, LossOutput, Predictions, TotalLoss, explain_no
 from pesloss.models import Potential
 from pesloss.training.console import Watch
 from pesloss.training.loggers import Loggers
-from pesloss.training.metrics import Metric, Metrics
+from pesloss.training.metrics import Metric, Metrics, table_columns
 from pesloss.training.predict import predict
 from pesloss.training.state import Progress, random_states, resumable, usable
 from pesloss.training.stops import Interrupted, Signals
@@ -229,7 +229,7 @@ class Fit:
 
     def _loaded(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
         """Training structures, batch by batch."""
-        return iter(loader(self.data.train, chosen, self.fabric.device, workers=self.trainer.workers))
+        return loader(self.data.train, chosen, self.fabric.device, workers=self.trainer.workers)
 
     def _optimize(self, parts: Sequence[Batch]) -> dict[str, float]:
         """One optimizer step over several batches; its numbers."""
@@ -326,7 +326,7 @@ class Fit:
             self._save_best()
         self._tick()
         row = {"step": progress.step, "epoch": progress.epochs, "loss": loss}
-        row |= {f"val/{metric.column(name)}": metric.value for name, metric in errors.items()}
+        row |= table_columns(errors, "val")
         self.loggers.log("epochs", {**row, "learning_rate": rate, "seconds": progress.seconds})
         self.save()
         words = "" if score is None else f"val {self.score} {score:.4g} {errors[self.score].unit}"
