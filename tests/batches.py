@@ -26,11 +26,15 @@ def make(
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     counts = torch.tensor(sizes, dtype=torch.long)
-    num = {"structure": len(sizes), "atom": int(counts.sum())}
+    num = {"structure": len(sizes), "atom": int(counts.sum()), "pair": int(counts.square().sum())}
     batch = {
         "ptr": torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
         "batch": torch.repeat_interleave(torch.arange(len(sizes)), counts),
         "index": torch.arange(len(sizes)) + 100,
+        "numbers": torch.tensor([1, 6, 8])[torch.randint(3, (num["atom"],), generator=generator)],
+        "positions": normal(num["atom"], 3),
+        "cell": 3 * torch.eye(3, dtype=torch.float64) + 0.3 * normal(num["structure"], 3, 3),
+        "chosen": torch.rand(num["atom"], generator=generator) < 0.7,
         "fixed": torch.rand(num["atom"], generator=generator) < 0.3,
         "config_type": torch.tensor(
             [group_code(name) for name in CONFIG_TYPES[: len(sizes)]], dtype=torch.long
@@ -57,16 +61,29 @@ def make(
 def take(batch: dict[str, Tensor], structures: Sequence[int]) -> dict[str, Tensor]:
     """The batch of some of the structures, in that order; of none of them too."""
     index = torch.tensor(structures, dtype=torch.long)
-    atoms = torch.cat([torch.arange(*batch["ptr"][i : i + 2].tolist()) for i in structures] or [index])
-    counts = batch["ptr"].diff()[index]
+    counts = batch["ptr"].diff()
+    pairs = torch.cat([counts.new_zeros(1), counts.square().cumsum(0)])
+
+    def rows(offsets: Tensor) -> Tensor:
+        return torch.cat([torch.arange(*offsets[i : i + 2].tolist()) for i in structures] or [index])
+
+    chosen = {"structure": index, "atom": rows(batch["ptr"]), "pair": rows(pairs)}
+    counts = counts[index]
+    num_atoms = batch["batch"].shape[0]
     taken = {
-        key: value[atoms if value.shape[0] == batch["batch"].shape[0] else index]
+        key: value[chosen[_rows(key, value, num_atoms)]]
         for key, value in batch.items()
         if key not in ("ptr", "batch")
     }
     taken["ptr"] = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     taken["batch"] = torch.repeat_interleave(torch.arange(len(structures)), counts)
     return taken
+
+
+def _rows(key: str, value: Tensor, num_atoms: int) -> str:
+    """What a row of an entry is; known from the property it is of, else from its length."""
+    name = key.removeprefix("x::").removesuffix("_weight")
+    return ALL[name].rows if name in ALL else "atom" if value.shape[0] == num_atoms else "structure"
 
 
 def parameters(seed: int = 1) -> dict[str, Tensor]:

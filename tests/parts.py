@@ -12,45 +12,91 @@ from typing import Any
 import pesloss.losses
 import pesloss.weighting
 from pesloss.losses import (
+    PROPERTIES,
     Absolute,
+    Combination,
+    ConditionalHuber,
+    ConditionalSquared,
+    Cumulative,
+    Derived,
     Difference,
+    DipoleFromCharges,
+    Direction,
+    Elements,
     FreeAtoms,
+    Given,
     Huber,
+    HuberNorm,
     L2Norm,
     Labelled,
+    LogCosh,
+    Magnitude,
     Mask,
     Mean,
+    ModuloQuantum,
     NormalLoss,
     Penalty,
     PerAtom,
+    PerElement,
+    PerGroup,
     PerStructure,
     PropertyTerm,
+    Quantile,
+    QuantileHuber,
     Reduction,
+    Relative,
     Residual,
     RootMean,
+    Scaled,
+    Spin,
     Squared,
+    SquaredNorm,
+    Standardized,
+    StratifiedHuber,
     Sum,
+    SumOverAtoms,
     Term,
     TotalLoss,
+    Trace,
     UncertaintyLoss,
     Voigt,
 )
-from pesloss.weighting import Fixed, Uncertainty, Weighting
+from pesloss.weighting import Fixed, Schedule, SoftAdapt, Uncertainty, Weighting
 from tests.batches import ALL, USER
+from tests.references import COEFFICIENTS, GROUPS
 
+STRATA = {"thresholds": (0.5, 1.0, 2.0), "factors": (1.0, 0.7, 0.4, 0.1)}
 PENALTIES: dict[str, Callable[[], Penalty]] = {
     "squared": Squared,
     "absolute": Absolute,
+    "quantile": partial(Quantile, 0.3),
     "huber": partial(Huber, 0.7),
     "scaled_huber": partial(Huber, 0.7, scale=True),
+    "log_cosh": partial(LogCosh, 0.7),
+    "scaled_log_cosh": partial(LogCosh, 0.7, scale=True),
+    "quantile_huber": partial(QuantileHuber, 0.8, 0.7),
     "l2_norm": L2Norm,
+    "squared_norm": SquaredNorm,
+    "huber_norm": partial(HuberNorm, 0.7),
+    "scaled_huber_norm": partial(HuberNorm, 0.7, scale=True),
+    "conditional_huber": partial(ConditionalHuber, 0.7, **STRATA),
+    "scaled_conditional_huber": partial(ConditionalHuber, 0.7, **STRATA, scale=True),
+    "conditional_squared": partial(ConditionalSquared, **STRATA),
+    "stratified_huber": partial(StratifiedHuber, {1.5: 0.2, 0.5: 0.7}),
 }
 REDUCTIONS: dict[str, Callable[[], Reduction]] = {
     "mean": Mean,
     "mean_over_weights": partial(Mean, "weights"),
     "mean_over_entries": partial(Mean, "entries"),
+    "mean_over_labelled": partial(Mean, "labelled"),
+    "mean_over_atoms": partial(Mean, "atoms"),
     "sum": Sum,
     "per_structure": PerStructure,
+    "per_structure_all": partial(PerStructure, "structures"),
+    "per_structure_nonzero": partial(PerStructure, "nonzero"),
+    "per_element": partial(PerElement, COEFFICIENTS),
+    "per_group": partial(PerGroup, GROUPS),
+    "per_group_sum": partial(PerGroup, GROUPS, normalize=False),
     "root_mean": RootMean,
 }
 RESIDUALS: dict[str, Callable[[], Residual]] = {
@@ -59,16 +105,59 @@ RESIDUALS: dict[str, Callable[[], Residual]] = {
     "voigt": Voigt,
     "voigt_doubled": partial(Voigt, "doubled"),
     "voigt_mandel": partial(Voigt, "mandel"),
+    "voigt_upper": partial(Voigt, triangle="upper"),
+    "voigt_lower_vasp": partial(Voigt, "doubled", "vasp", "lower"),
+    "trace": Trace,
+    "per_atom_root": partial(PerAtom, 0.5),
+    "relative": partial(Relative, 0.3),
+    "relative_entry": partial(Relative, 0.3, of="entry"),
+    "scaled": partial(Scaled, "per_atom", factor=1602.1766208),
+    "standardized": partial(Standardized, scale=0.7),
+    "standardized_voigt": partial(Standardized, "voigt", scale=0.7),
+    "standardized_element": partial(Standardized, scale={"H": 0.3, "O": 2.0}, by="element"),
+    "cumulative": partial(Cumulative, 0.1),
+    "cumulative_trapezoid": partial(Cumulative, 0.1, "trapezoid"),
+    "direction": Direction,
+    "magnitude": Magnitude,
+    "magnitude_vector": Magnitude,
+    "magnitude_label": partial(Magnitude, "label"),
+    "modulo_quantum": ModuloQuantum,
+    "modulo_quantum_per_atom": partial(ModuloQuantum, 2.0, per_atom=True),
 }
-MASKS: dict[str, Callable[[], Mask]] = {"labelled": Labelled, "free_atoms": FreeAtoms}
+RESIDUAL_OF = {
+    **dict.fromkeys(RESIDUALS, "virial"),
+    **dict.fromkeys(("standardized_element", "direction", "magnitude_vector"), "forces"),
+    **dict.fromkeys(("magnitude", "magnitude_label"), "charges"),
+    **dict.fromkeys(("modulo_quantum", "modulo_quantum_per_atom"), "polarization"),
+}
+"""A property that makes sense for each residual."""
+MASKS: dict[str, Callable[[], Mask]] = {
+    "labelled": Labelled,
+    "free_atoms": FreeAtoms,
+    "elements": partial(Elements, ["H", 8]),
+    "given": partial(Given, "chosen"),
+}
+DERIVED: dict[str, Callable[[], Derived]] = {
+    "sum_over_atoms": SumOverAtoms,
+    "total_charge": partial(SumOverAtoms, "charges", "total_charge"),
+    "combination": Combination,
+    "dipole_from_charges": DipoleFromCharges,
+    "dipole_from_center_of_mass": partial(DipoleFromCharges, "mass"),
+    "dipole_of_positions": partial(DipoleFromCharges, "none", atomic_dipoles=True),
+    "spin": Spin,
+}
 WEIGHTINGS: dict[str, Callable[[], Weighting]] = {
     "fixed": Fixed,
     "likelihood": Uncertainty,
     "kendall": partial(Uncertainty, "kendall"),
     "tace": partial(Uncertainty, "tace"),
+    "schedule": partial(Schedule, {"forces": {0: 1.0, 10: 0.5}}, between="cosine"),
+    "soft_adapt": SoftAdapt,
 }
+SHAPES = {(prop.rows, prop.shape): prop for prop in reversed(ALL.values())}
+"""A property for each kind of row and shape of an entry."""
 TERMS: dict[str, Callable[[], Term]] = {
-    **{f"property {name}": partial(PropertyTerm, prop) for name, prop in ALL.items()},
+    **{f"property {prop.name}": partial(PropertyTerm, prop) for prop in SHAPES.values()},
     "energy per atom": partial(PropertyTerm, "energy", residual="per_atom"),
     "user per atom": partial(PropertyTerm, USER, residual="per_atom"),
     "stress voigt": partial(PropertyTerm, "stress", residual="voigt", components=[1, 1, 1, 0.5, 0, 2]),
@@ -80,6 +169,7 @@ TABLES: dict[type, dict[str, Callable[[], Any]]] = {
     Reduction: REDUCTIONS,
     Residual: RESIDUALS,
     Mask: MASKS,
+    Derived: DERIVED,
     Weighting: WEIGHTINGS,
     Term: TERMS,
 }
@@ -89,20 +179,35 @@ def three_terms(
     penalty: Callable[[], Penalty], reduction: Callable[[], Reduction], **options: Any
 ) -> TotalLoss:
     """Energy, forces and stress, with one penalty and one reduction."""
-    fits = [("energy", "per_atom"), ("forces", "difference"), ("stress", "voigt")]
+    residuals = [("energy", "per_atom"), ("forces", "difference"), ("stress", "voigt")]
     terms = {
-        name: PropertyTerm(name, residual=residual, penalty=penalty(), reduction=reduction())
-        for name, residual in fits
+        name: PropertyTerm(
+            name,
+            residual=residual,
+            penalty=penalty(),
+            reduction=reduction() if fits(reduction(), name) else Mean(),
+        )
+        for name, residual in residuals
     }
     return TotalLoss(terms, weights={"energy": 1.0, "forces": 5.0, "stress": 0.3}, **options)
+
+
+def fits(reduction: Reduction, prop: str) -> bool:
+    """Whether a reduction makes sense for the property."""
+    try:
+        reduction.check(PROPERTIES[prop])
+    except ValueError:
+        return False
+    return True
 
 
 def losses() -> dict[str, Callable[[], TotalLoss]]:
     """Losses in which every part takes its turn."""
     made: dict[str, Callable[[], TotalLoss]] = {}
-    for penalty in PENALTIES:
-        for reduction in REDUCTIONS:
-            made[f"{penalty}, {reduction}"] = partial(three_terms, PENALTIES[penalty], REDUCTIONS[reduction])
+    pairs = [(penalty, "mean") for penalty in PENALTIES]
+    pairs += [(p, r) for p in ("squared", "huber", "l2_norm") for r in REDUCTIONS if r != "mean"]
+    for penalty, reduction in pairs:
+        made[f"{penalty}, {reduction}"] = partial(three_terms, PENALTIES[penalty], REDUCTIONS[reduction])
     for weighting in WEIGHTINGS:
         made[f"weighting {weighting}"] = partial(_weighted, weighting, "mean")
         made[f"weighting {weighting}, root mean"] = partial(_weighted, weighting, "root_mean")
@@ -126,7 +231,9 @@ def losses() -> dict[str, Callable[[], TotalLoss]]:
 
 
 def _weighted(weighting: str, reduction: str) -> TotalLoss:
-    return three_terms(Squared, REDUCTIONS[reduction], weighting=WEIGHTINGS[weighting]())
+    loss = three_terms(Squared, REDUCTIONS[reduction], weighting=WEIGHTINGS[weighting]())
+    loss.advance()
+    return loss
 
 
 def _single(term: str) -> TotalLoss:

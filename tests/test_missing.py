@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pesloss.losses import PropertyTerm, TotalLoss
+from pesloss.losses.batch import structure_of_row
 from tests.batches import ALL, MISSING, make, parameters, predict, take
 from tests.laws import (
     assert_finite,
@@ -17,16 +18,17 @@ from tests.laws import (
 from tests.parts import LOSSES, TERMS
 
 GARBAGE = [float("nan"), float("inf"), -float("inf"), 1e300]
-# `entries` is there to count what has no label
-HONEST = [name for name in LOSSES if "mean_over_entries" not in name]
+# these are there to count what has no label
+DILUTED = ("mean_over_entries", "per_structure_all")
+HONEST = [name for name in LOSSES if not name.endswith(DILUTED)]
 
 
 def unlabelled(batch, structures):
     """The batch with the labels of some structures missing."""
-    atoms = torch.isin(batch["batch"], torch.tensor(structures))
     result = {key: value.clone() for key, value in batch.items()}
     for prop in ALL.values():
-        result[prop.name][atoms if prop.rows == "atom" else structures] = MISSING
+        of_rows = structure_of_row(batch, prop.rows, len(batch[prop.name]))
+        result[prop.name][torch.isin(of_rows, torch.tensor(structures))] = MISSING
     return result
 
 
@@ -50,8 +52,9 @@ def test_structures_without_labels_might_as_well_be_gone(name):
 def test_atoms_without_labels_might_as_well_be_gone(name):
     batch, rows = make(), [2, 4, 10, 11]
     missing = {key: value.clone() for key, value in batch.items()}
-    for prop in ("forces", "charges"):
-        missing[prop][rows] = MISSING
+    for prop in ALL.values():
+        if prop.rows == "atom":
+            missing[prop.name][rows] = MISSING
     found = value_and_gradients(LOSSES[name](), missing)
     assert_same(found, value_and_gradients(LOSSES[name](), without_rows(batch, rows)))
 
@@ -59,7 +62,7 @@ def test_atoms_without_labels_might_as_well_be_gone(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_an_absent_label_is_a_missing_one(name):
     batch = make()
-    for prop in LOSSES[name]().required:
+    for prop in LOSSES[name]().labels:
         loss, absent = LOSSES[name](), {key: value for key, value in batch.items() if key != prop}
         missing = without_labels(batch, prop)
         assert_same(value_and_gradients(LOSSES[name](), absent), value_and_gradients(LOSSES[name](), missing))
@@ -116,7 +119,7 @@ def test_predictions_without_a_label_or_weight_do_not_matter(name, garbage):
         off = batch[prop].isnan()
         if off.dim() == 3:
             off = off & off.mT  # of a symmetric tensor either triangle is enough for an error
-        weight = batch["weight"][batch["batch"]] if rows == "atom" else batch["weight"]
+        weight = batch["weight"][structure_of_row(batch, rows, len(off))]
         off |= ((batch[f"{prop}_weight"] == 0) | (weight == 0)).reshape(-1, *[1] * (off.dim() - 1))
         spoilt[prop] = torch.where(off, garbage, prediction.detach()).requires_grad_()
     assert_finite(expected)

@@ -1,5 +1,7 @@
 """A new part cannot be forgotten: what the package holds, the tables list, by name and with an example."""
 
+import inspect
+
 import pytest
 
 from pesloss.losses import MASKS, PENALTIES, REDUCTIONS, RESIDUALS, Mask, Penalty, Reduction, Residual
@@ -16,8 +18,14 @@ def test_every_class_has_an_example(base):
 
 
 @pytest.mark.parametrize("base", NAMES, ids=lambda base: base.__name__)
-def test_every_class_has_a_name(base):
-    assert {type(make()) for make in NAMES[base].values()} == parts.final_classes(base)
+def test_every_class_has_a_name_unless_it_needs_an_argument(base):
+    complete = {cls for cls in parts.final_classes(base) if not needs_arguments(cls)}
+    assert {type(make()) for make in NAMES[base].values()} == complete
+
+
+def needs_arguments(cls):
+    parameters = inspect.signature(cls).parameters.values()
+    return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
 
 
 @pytest.mark.parametrize("base", NAMES, ids=lambda base: base.__name__)

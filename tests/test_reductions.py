@@ -8,20 +8,19 @@ from pesloss.losses import Mean, PropertyTerm, RootMean, Squared, TotalLoss
 from tests import references
 from tests.batches import ALL, make
 from tests.laws import leaves
-from tests.parts import PENALTIES, REDUCTIONS, RESIDUALS
+from tests.parts import PENALTIES, REDUCTIONS, RESIDUALS, fits
 
 CASES = [
-    *[("forces", "difference", p, r) for p in PENALTIES for r in REDUCTIONS],
-    *[
-        ("stress", residual, "huber", r)
-        for residual in RESIDUALS
-        if residual != "per_atom"
-        for r in REDUCTIONS
-    ],
-    *[("energy", "per_atom", p, r) for p in PENALTIES for r in REDUCTIONS],
-    *[("virial", residual, "l2_norm", "mean") for residual in RESIDUALS],
-    *[("charges", "difference", "absolute", r) for r in REDUCTIONS],
-    *[("mtt::etot", "per_atom", p, "mean") for p in PENALTIES],
+    (prop, residual, penalty, reduction)
+    for prop, residual, penalties in (
+        ("forces", "difference", ("huber", "l2_norm")),
+        ("stress", "voigt", ("squared", "l2_norm")),
+        ("energy", "per_atom", ("absolute",)),
+        ("charges", "difference", ("squared",)),
+    )
+    for penalty in penalties
+    for reduction in REDUCTIONS
+    if fits(REDUCTIONS[reduction](), prop)
 ]
 
 

@@ -12,7 +12,8 @@ from tests.parts import LOSSES, PENALTIES, REDUCTIONS, three_terms
 from tests.parts import WEIGHTINGS as MADE
 
 FORMS = ["likelihood", "kendall", "tace"]
-PRIOR = [1.0, 5.0, 0.3]
+PRIOR = {"energy": 1.0, "forces": 5.0, "stress": 0.3}
+WEIGHTS = torch.tensor(list(PRIOR.values()), dtype=torch.float64)
 VALUES = torch.tensor([0.2, 3.0, 0.01], dtype=torch.float64)
 LABELS = torch.tensor([8, 75, 48])
 SHARES = LABELS.double() / LABELS.sum()
@@ -38,22 +39,22 @@ def slope(made, **inputs):
 def test_the_first_weights_are_the_configured_ones(name):
     made = MADE[name]()
     made.setup(PRIOR)
-    torch.testing.assert_close(made(VALUES, LABELS).values, torch.tensor(PRIOR, dtype=torch.float64), **EXACT)
+    made.advance(epoch=0, step=0, learning_rate=1.0)
+    torch.testing.assert_close(made(VALUES, LABELS).values, WEIGHTS, **EXACT)
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_the_first_step_of_a_loss_has_the_configured_weights(name):
     batch = make()
     weights = LOSSES[f"weighting {name}"]().evaluate(leaves(batch), batch).weights
-    torch.testing.assert_close(
-        torch.stack([*weights.values()]), torch.tensor(PRIOR, dtype=torch.float64), **EXACT
-    )
+    torch.testing.assert_close(torch.stack([*weights.values()]), WEIGHTS, **EXACT)
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_the_weight_of_a_term_has_the_precision_of_its_value(name):
     made = MADE[name]()
     made.setup(PRIOR)
+    made.advance(epoch=0, step=0, learning_rate=1.0)
     assert {part.dtype for part in made(VALUES.float(), LABELS) if part is not None} == {torch.float32}
 
 
@@ -129,13 +130,13 @@ def test_the_share_of_labels_is_kept_from_the_first_step():
     made(VALUES, LABELS)
     later = torch.tensor([8, 150, 48])
     growth = later.double() / later.sum() / SHARES
-    expected = growth * torch.tensor(PRIOR, dtype=torch.float64)
+    expected = growth * WEIGHTS
     torch.testing.assert_close(made(VALUES, later).values.detach(), expected, **EXACT)
 
 
 def test_evaluation_keeps_nothing():
     made = weighting("likelihood").eval()
-    torch.testing.assert_close(made(VALUES, LABELS).values, torch.tensor(PRIOR, dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(made(VALUES, LABELS).values, WEIGHTS, **EXACT)
     assert not made.seen.any() and not made.log_share.any()
 
 
@@ -217,7 +218,7 @@ def test_a_name_is_a_weighting():
     assert isinstance(
         three_terms(PENALTIES["squared"], REDUCTIONS["mean"], weighting="uncertainty").weighting, Uncertainty
     )
-    assert set(WEIGHTINGS) == {"fixed", "uncertainty"}
+    assert set(WEIGHTINGS) == {"fixed", "uncertainty", "soft_adapt"}
 
 
 def test_a_nan_value_stays_one():

@@ -1,18 +1,58 @@
 """Losses: predictions and labels in, one scalar out. Read in the order of the imports."""
 
 from pesloss.losses.batch import Batch, Predictions, group_code
-from pesloss.losses.masks import MASKS, FreeAtoms, Labelled, Mask
+from pesloss.losses.derived import DERIVED, Combination, Derived, DipoleFromCharges, Spin, SumOverAtoms
+from pesloss.losses.masks import MASKS, Elements, FreeAtoms, Given, Labelled, Mask
 from pesloss.losses.named import NormalLoss, UncertaintyLoss
 from pesloss.losses.nonfinite import explain_nonfinite
-from pesloss.losses.penalties import PENALTIES, Absolute, Huber, L2Norm, Penalty, Squared
+from pesloss.losses.penalties import (
+    PENALTIES,
+    Absolute,
+    ConditionalHuber,
+    ConditionalSquared,
+    Huber,
+    HuberNorm,
+    L2Norm,
+    LogCosh,
+    Penalty,
+    Quantile,
+    QuantileHuber,
+    Squared,
+    SquaredNorm,
+    StratifiedHuber,
+)
 from pesloss.losses.properties import PROPERTIES, Property
-from pesloss.losses.reductions import REDUCTIONS, Mean, PerStructure, Reduction, RootMean, Sum
-from pesloss.losses.residuals import RESIDUALS, Difference, PerAtom, Residual, Voigt
+from pesloss.losses.reductions import (
+    REDUCTIONS,
+    Mean,
+    PerElement,
+    PerGroup,
+    PerStructure,
+    Reduction,
+    RootMean,
+    Sum,
+)
+from pesloss.losses.residuals import (
+    RESIDUALS,
+    Cumulative,
+    Difference,
+    Direction,
+    Magnitude,
+    ModuloQuantum,
+    PerAtom,
+    Relative,
+    Residual,
+    Scaled,
+    Standardized,
+    Trace,
+    Voigt,
+)
 from pesloss.losses.terms.base import Counts, Term
 from pesloss.losses.terms.property import PropertyTerm
 from pesloss.losses.total import LossOutput, Step, TotalLoss
 
 __all__ = [
+    "DERIVED",
     "MASKS",
     "PENALTIES",
     "PROPERTIES",
@@ -20,30 +60,55 @@ __all__ = [
     "RESIDUALS",
     "Absolute",
     "Batch",
+    "Combination",
+    "ConditionalHuber",
+    "ConditionalSquared",
     "Counts",
+    "Cumulative",
+    "Derived",
     "Difference",
+    "DipoleFromCharges",
+    "Direction",
+    "Elements",
     "FreeAtoms",
+    "Given",
     "Huber",
+    "HuberNorm",
     "L2Norm",
     "Labelled",
+    "LogCosh",
     "LossOutput",
+    "Magnitude",
     "Mask",
     "Mean",
+    "ModuloQuantum",
     "NormalLoss",
     "Penalty",
     "PerAtom",
+    "PerElement",
+    "PerGroup",
     "PerStructure",
     "Predictions",
     "Property",
     "PropertyTerm",
+    "Quantile",
+    "QuantileHuber",
     "Reduction",
+    "Relative",
     "Residual",
     "RootMean",
+    "Scaled",
+    "Spin",
     "Squared",
+    "SquaredNorm",
+    "Standardized",
     "Step",
+    "StratifiedHuber",
     "Sum",
+    "SumOverAtoms",
     "Term",
     "TotalLoss",
+    "Trace",
     "UncertaintyLoss",
     "Voigt",
     "explain_nonfinite",

@@ -57,6 +57,26 @@ def structure_of_atom(batch: Batch, num_atoms: int) -> Int[Tensor, "atoms"]:
     return torch.searchsorted(batch["ptr"], atoms, right=True) - 1
 
 
+def num_rows(batch: Batch, rows: str) -> int:
+    """Number of structures, atoms, or ordered pairs of atoms of a structure.
+
+    Pairs are known from no shape: the host waits for the device to count them.
+    """
+    if rows == "structure":
+        return num_structures(batch)
+    return num_atoms(batch) if rows == "atom" else int(atom_counts(batch).square().sum())
+
+
+def structure_of_row(batch: Batch, rows: str, num: int) -> Int[Tensor, "rows"]:
+    """Index of the structure that each of so many rows belongs to."""
+    if rows == "structure":
+        return torch.arange(num, device=batch["ptr"].device)
+    if rows == "atom":
+        return structure_of_atom(batch, num)
+    ends = atom_counts(batch).square().cumsum(0)
+    return torch.searchsorted(ends, torch.arange(num, device=ends.device), right=True)
+
+
 def flat_rows(values: Shaped[Tensor, "rows *entry"]) -> Shaped[Tensor, "rows entries"]:
     """Entries of each row side by side, also where there are no rows."""
     return values[:, None] if values.dim() == 1 else values.flatten(1)

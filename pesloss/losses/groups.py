@@ -34,6 +34,11 @@ class GroupWeights(nn.Module):
         self.register_buffer("codes", torch.tensor([group_code(name) for name in weights]), persistent=False)
         self.register_buffer("weights", torch.tensor(values, dtype=torch.float64), persistent=False)
 
+    @property
+    def by_name(self) -> dict[str, float]:
+        """Weights by name of the group."""
+        return dict(zip(self.names, self.weights.tolist(), strict=True))
+
     def forward(self, batch: Batch) -> Float[Tensor, "structures"]:
         """Weight of every structure."""
         if self.key not in batch:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pesloss.names import unknown
 
-Rows = Literal["structure", "atom"]
+Rows = Literal["structure", "atom", "pair"]
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,15 @@ class Property:
 
     Args:
         name: key of the quantity in predictions and batch.
-        rows: whether there is one entry a ``structure`` or one an ``atom``.
+        rows: whether there is one entry a ``structure``, one an ``atom``, or one for each ordered ``pair`` of
+            atoms of a structure, (1,1), (1,2), ... (N,N).
         shape: shape of one entry: ``()`` a number, ``(3,)`` a vector, ``(3, 3)`` a tensor.
         extensive: whether it grows with the number of atoms, so that dividing by it makes sense.
         unit: unit of prediction and label.
 
     Raises:
-        ValueError: if ``rows`` is neither, a dimension is not positive, or an extensive quantity is per atom.
+        ValueError: if ``rows`` is none of these, a dimension is not positive, or an extensive quantity is not
+            of structures.
     """
 
     name: str
@@ -38,9 +40,9 @@ class Property:
             raise ValueError(f"Property '{self.name}': {unknown('rows', self.rows, get_args(Rows))}")
         if any(not isinstance(size, int) or size < 1 for size in self.shape):
             raise ValueError(f"Property '{self.name}': shape needs positive whole numbers, got {self.shape}.")
-        if self.extensive and self.rows == "atom":
+        if self.extensive and self.rows != "structure":
             raise ValueError(
-                f"Property '{self.name}' has one row an atom and cannot be extensive: "
+                f"Property '{self.name}' has one row {_article(self.rows)} and cannot be extensive: "
                 "an extensive quantity belongs to a structure and grows with its atoms."
             )
 
@@ -52,12 +54,39 @@ PROPERTIES: Mapping[str, Property] = {
         Property("forces", rows="atom", shape=(3,), unit="eV/Å"),
         Property("stress", shape=(3, 3), unit="eV/Å³"),
         Property("virial", shape=(3, 3), extensive=True, unit="eV"),
+        Property("atomic_energies", rows="atom", unit="eV"),
+        Property("hessian", rows="pair", shape=(3, 3), unit="eV/Å²"),
+        Property("hessian_product", rows="atom", shape=(3,), unit="eV/Å²"),
         Property("dipole", shape=(3,), extensive=True, unit="e·Å"),
-        Property("charges", rows="atom", unit="e"),
+        Property("quadrupole", shape=(3, 3), extensive=True, unit="e·Å²"),
+        Property("polarization", shape=(3,), extensive=True, unit="e·Å"),
         Property("polarizability", shape=(3, 3), extensive=True, unit="e²·Å²/eV"),
+        Property("born_effective_charges", rows="atom", shape=(3, 3), unit="e"),
+        Property("charges", rows="atom", unit="e"),
+        Property("total_charge", extensive=True, unit="e"),
+        Property("populations", rows="atom", shape=(2,), unit="e"),
+        Property("spins", rows="atom", unit="e"),
+        Property("magnetic_moments", rows="atom", unit="μB"),
+        Property("noncollinear_magnetic_moments", rows="atom", shape=(3,), unit="μB"),
+        Property("magnetic_forces", rows="atom", unit="eV/μB"),
+        Property("noncollinear_magnetic_forces", rows="atom", shape=(3,), unit="eV/μB"),
+        Property("total_magnetic_moment", extensive=True, unit="μB"),
+        Property("noncollinear_total_magnetic_moment", shape=(3,), extensive=True, unit="μB"),
+        Property("homo", unit="eV"),
+        Property("lumo", unit="eV"),
+        Property("gap", unit="eV"),
     )
 }
-"""Signs: forces = −dE/dR, stress = (1/V) dE/dε (tension positive, as in ASE), virial = −V·stress."""
+"""Signs: forces = −dE/dR, stress = (1/V) dE/dε (tension positive, as in ASE), virial = −V·stress.
+
+``polarization`` is the dipole of a cell, the polarization times the volume, known up to e times lattice
+vectors. ``populations`` are those of spin up and down, ``spins`` their difference. ``hessian`` = d²E/dR_i dR_j
+by blocks, ``hessian_product`` = Σ_j d²E/dR_i dR_j · v_j for a direction v.
+"""
+
+
+def _article(rows: str) -> str:
+    return f"an {rows}" if rows == "atom" else f"a {rows}"
 
 
 def as_property(spec: str | Property | Mapping[str, Any]) -> Property:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pesloss.losses.batch import Batch, Predictions
 from pesloss.losses.distributed import ranks, sum_over_ranks
 from pesloss.losses.groups import GroupWeights
-from pesloss.losses.penalties import Huber
+from pesloss.losses.penalties import HuberLike
 from pesloss.losses.properties import Property
 from pesloss.losses.reductions import mean
 from pesloss.losses.terms.base import Counts, Term, check_weight
@@ -78,6 +78,10 @@ class TotalLoss(nn.Module):
         config_type_weights: weight of structures by their config type.
         dataset_weights: weight of structures by their dataset.
         structure_weight: entry of the batch with further weights of structures, times those in ``weight``.
+        normalize: divide the weights of the terms by their sum.
+        monitor: count the share of residuals in the linear zone of Huber penalties, see :meth:`monitored`.
+        across_ranks: whether sums and counts run over all ranks; without it each rank has means of its own,
+            whose average is not the mean where ranks have unequal numbers of labels.
         process_group: ranks that train together; all of them by default.
 
     Raises:
@@ -96,6 +100,9 @@ class TotalLoss(nn.Module):
         config_type_weights: Mapping[str, float] | None = None,
         dataset_weights: Mapping[str, float] | None = None,
         structure_weight: str = "weight",
+        normalize: bool = False,
+        monitor: bool = False,
+        across_ranks: bool = True,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
@@ -106,12 +113,12 @@ class TotalLoss(nn.Module):
             raise ValueError(f"A loss needs a term with a weight that is not 0, got weights {prior}.")
         _set_huber_delta(built, self.terms, huber_delta)
         self.weighting = part("weighting", weighting, Weighting, WEIGHTINGS)
-        self.weighting.setup([prior[name] for name in self.terms])
+        scale = sum(prior.values()) if normalize else 1.0
+        self.weighting.setup({name: prior[name] / scale for name in self.terms})
         self.weight: Tensor
         if check_weight("weight", weight) == 0:
             raise ValueError("A loss of weight 0 asks for nothing and learns nothing; leave it out.")
-        scale = torch.tensor(weight, dtype=torch.float64)
-        self.register_buffer("weight", scale, persistent=False)
+        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float64), persistent=False)
         self._all_means = all(term.is_mean for term in self.by_name.values())
         self.groups = nn.ModuleList(
             GroupWeights(key, group)
@@ -119,7 +126,10 @@ class TotalLoss(nn.Module):
             if group
         )
         self.structure_weight = structure_weight
+        self.across_ranks = across_ranks
         self.process_group = process_group
+        for term in self.by_name.values():
+            term.monitor = monitor
 
     @property
     def by_name(self) -> dict[str, Term]:
@@ -130,6 +140,16 @@ class TotalLoss(nn.Module):
     def required(self) -> dict[str, Property]:
         """Properties that the model must predict, by name; nothing else needs to be computed."""
         return {name: prop for term in self.by_name.values() for name, prop in term.required.items()}
+
+    @property
+    def labels(self) -> dict[str, Property]:
+        """Properties that the structures label, by their key in the batch."""
+        return {key: prop for term in self.by_name.values() for key, prop in term.labels.items()}
+
+    @property
+    def compared(self) -> dict[str, Property]:
+        """Properties that are both predicted and labelled under one name: those whose errors can be told."""
+        return {name: prop for name, prop in self.required.items() if name in self.labels}
 
     @property
     def linear(self) -> bool:
@@ -193,6 +213,58 @@ class TotalLoss(nn.Module):
         counts, labels, sums = self._over_ranks(counts, labels, sums)
         return Step(counts, labels, len(batches), sums)
 
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch as the model is to see it in training: terms may corrupt it or draw directions."""
+        for term in self.by_name.values():
+            batch = term.prepare(batch)
+        return batch
+
+    def attach(self, model: nn.Module) -> None:
+        """Show the model to the terms that look at it, such as penalties of its weights."""
+        for term in self.by_name.values():
+            term.attach(model)
+
+    @torch.no_grad()
+    def pre_fit(self, batches: Iterable[Batch]) -> None:
+        """Let the terms that standardise learn their scales from the training structures.
+
+        Raises:
+            ValueError: if these have no label to learn from.
+        """
+        terms = [term for term in self.by_name.values() if term.needs_fit]
+        for batch in batches if terms else []:
+            for term in terms:
+                term.fit(batch)
+        for term in terms:
+            term.fitted()
+
+    @torch.no_grad()
+    def advance(self, *, epoch: int = 0, step: int = 0, learning_rate: float = 1.0) -> None:
+        """Say where training stands: before the first step, and after every optimizer step.
+
+        Scheduled weights and adaptive penalties change here and nowhere else, so that all batches of a step
+        see the same loss. Every rank has to call it.
+
+        Args:
+            epoch: completed epochs.
+            step: completed optimizer steps.
+            learning_rate: of the next step, relative to that of the first.
+        """
+        for term in self.by_name.values():
+            term.advance(self._pool)
+        self.weighting.advance(epoch=epoch, step=step, learning_rate=learning_rate)
+
+    def monitored(self) -> dict[str, Tensor]:
+        """Numbers worth a look besides the values, of the last complete step, as ``<term>/<number>``."""
+        return {
+            f"{name}/{key}": value
+            for name, term in self.by_name.items()
+            for key, value in term.monitored().items()
+        }
+
+    def _pool(self, values: Tensor) -> Tensor:
+        return self._over_ranks(values)[0]
+
     def _parts(
         self, predictions: Predictions, batch: Batch, step: Step | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -239,7 +311,7 @@ class TotalLoss(nn.Module):
         return torch.cat(counts), torch.stack(labels), torch.cat(sums)
 
     def _over_ranks(self, *parts: Tensor) -> list[Tensor]:
-        if not self.training or ranks(self.process_group) == 1:
+        if not (self.training and self.across_ranks) or ranks(self.process_group) == 1:
             return list(parts)
         # one reduction for everything, in float64, which holds every count exactly
         together = sum_over_ranks(torch.cat([part.double() for part in parts]), self.process_group)
@@ -317,7 +389,7 @@ def _set_huber_delta(
             )
 
 
-def _close(name: str, penalties: Iterable[Huber], delta: float) -> None:
+def _close(name: str, penalties: Iterable[HuberLike], delta: float) -> None:
     for penalty in penalties:
         if not penalty.open and float(penalty.delta) != delta:
             raise ValueError(
@@ -327,5 +399,5 @@ def _close(name: str, penalties: Iterable[Huber], delta: float) -> None:
         penalty.set_delta(delta)
 
 
-def _open_hubers(term: Term) -> list[Huber]:
-    return [module for module in term.modules() if isinstance(module, Huber) and module.open]
+def _open_hubers(term: Term) -> list[HuberLike]:
+    return [module for module in term.modules() if isinstance(module, HuberLike) and module.open]

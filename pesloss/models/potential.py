@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pesloss.losses.batch import Batch, Predictions, num_structures
+from pesloss.losses.batch import Batch, Predictions, num_rows, num_structures, structure_of_atom
+from pesloss.losses.pairs import atoms_of_pairs
 from pesloss.models.geometry import deform, volume
 from pesloss.names import unknown
 
 Variables: TypeAlias = dict[str, Tensor]
 
-DERIVATIVES = ("forces", "stress", "virial")
+SECOND = ("hessian", "hessian_product")
+DERIVATIVES = ("forces", "stress", "virial", *SECOND)
 """What the energy's derivatives give."""
 
 
@@ -49,7 +51,10 @@ class Potential(nn.Module):
     All derivatives asked for come from one call of autograd; if none is asked for, there is no call.
     A structure without a volume has zero stress; its virial is finite.
     ``torch.compile(potential, dynamic=True, fullgraph=True)`` compiles all of it, and losses of the compiled
-    forces have gradients by the parameters.
+    forces have gradients by the parameters. Second derivatives are not compiled: ``hessian`` =
+    ∂²E/∂R_i∂R_j by blocks of every pair of atoms of a structure takes as many derivatives of the forces as
+    the largest structure has components, together; ``hessian_product`` = Σ_j ∂²E/∂R_i∂R_j v_j takes one for
+    each ``hessian_direction [N, 3]`` (or ``[N, 3, directions]``) v of the batch.
 
     Args:
         network: predicts at least the energy of each structure in eV.
@@ -86,7 +91,8 @@ class Potential(nn.Module):
 
         Raises:
             ValueError: if a property is not among those that can be predicted.
-            RuntimeError: if a derivative is asked for in inference mode.
+            KeyError: if a product with the Hessian is asked for and the batch has no direction.
+            RuntimeError: if a derivative is asked for in inference mode, or a second one of a compiled model.
         """
         self._check(properties)
         if training is None:
@@ -107,9 +113,14 @@ class Potential(nn.Module):
         if not derivatives:
             return dict(self.network(batch, properties))
         wanted = [name for name in self.network_properties if name in properties or name == "energy"]
+        second = [name for name in SECOND if name in derivatives]
         energy = partial(self._energy, batch, wanted)
-        gradients, outputs = _gradient(energy, _variables(batch, derivatives), create_graph)
+        variables = _leaves(_variables(batch, derivatives), second)
+        gradients, outputs = _gradient(energy, variables, create_graph or bool(second))
         found = {**outputs, **_derivatives(gradients, batch["cell"])}
+        for name in second:
+            derivative = _hessian if name == "hessian" else _hessian_product
+            found[name] = derivative(gradients["positions"], variables["positions"], batch, create_graph)
         return {name: found[name] for name in properties}
 
     def _energy(
@@ -123,11 +134,25 @@ class Potential(nn.Module):
 def _variables(batch: Batch, derivatives: Collection[str]) -> Variables:
     """What the energy is to be differentiated by: positions for forces, a strain for stress and virial."""
     variables: Variables = {}
-    if "forces" in derivatives:
+    if {"forces", *SECOND} & set(derivatives):
         variables["positions"] = batch["positions"]
     if "stress" in derivatives or "virial" in derivatives:
         variables["strain"] = batch["cell"].new_zeros(num_structures(batch), 3, 3)
     return variables
+
+
+def _leaves(variables: Variables, second: Collection[str]) -> Variables:
+    """The same, ready to be differentiated by."""
+    if torch.compiler.is_compiling():
+        if second:
+            raise RuntimeError(f"A compiled Potential has no second derivatives, asked for {list(second)}.")
+        return variables
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "Forces and stress are gradients, which torch.inference_mode() forbids: use torch.no_grad()."
+        )
+    # a caller's own leaf stays one, so that the caller can differentiate once more
+    return {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in variables.items()}
 
 
 def _moved(batch: Batch, variables: Variables) -> Batch:
@@ -144,17 +169,11 @@ def _gradient(
     if torch.compiler.is_compiling():
         # a compiled graph can be differentiated only once: forces have to be a function inside its forward
         return torch.func.grad(function, has_aux=True)(variables)
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "Forces and stress are gradients, which torch.inference_mode() forbids: use torch.no_grad()."
-        )
-    # a caller's own leaf stays one, so that the caller can differentiate once more
-    leaves = {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in variables.items()}
-    value, outputs = function(leaves)
+    value, outputs = function(variables)
     gradients = torch.autograd.grad(
-        value, list(leaves.values()), create_graph=create_graph, materialize_grads=True
+        value, list(variables.values()), create_graph=create_graph, materialize_grads=True
     )
-    return dict(zip(leaves, gradients, strict=True)), outputs
+    return dict(zip(variables, gradients, strict=True)), outputs
 
 
 def _derivatives(gradients: Variables, cell: Float[Tensor, "structures 3 3"]) -> dict[str, Tensor]:
@@ -168,3 +187,46 @@ def _derivatives(gradients: Variables, cell: Float[Tensor, "structures 3 3"]) ->
         # the inner `where` keeps 0/0 out of the gradient as well
         found["stress"] = torch.where(size > 0, gradients["strain"] / torch.where(size > 0, size, 1.0), 0.0)
     return found
+
+
+def _hessian(
+    gradient: Float[Tensor, "atoms 3"], positions: Float[Tensor, "atoms 3"], batch: Batch, create_graph: bool
+) -> Float[Tensor, "pairs 3 3"]:
+    """Blocks of every pair of atoms of a structure."""
+    if not len(positions):
+        return gradient[:, :, None].expand(-1, 3, 3)
+    structure = structure_of_atom(batch, len(positions))
+    place = torch.arange(len(positions), device=structure.device) - batch["ptr"][structure]
+    # structures do not see each other: one vector for a component of the k-th atom of all of them
+    chosen = nn.functional.one_hot(place).T.to(gradient.dtype)
+    vectors = chosen[:, None, :, None] * torch.eye(3, dtype=gradient.dtype, device=gradient.device)[:, None]
+    rows = _products(gradient, positions, vectors.flatten(0, 1), create_graph).view(vectors.shape)
+    first, second = atoms_of_pairs(batch, num_rows(batch, "pair"))
+    return rows[place[first], :, second]
+
+
+def _hessian_product(
+    gradient: Float[Tensor, "atoms 3"], positions: Float[Tensor, "atoms 3"], batch: Batch, create_graph: bool
+) -> Float[Tensor, "atoms 3 *directions"]:
+    """The Hessian, which is symmetric, times the directions of the batch."""
+    if "hessian_direction" not in batch:
+        raise KeyError(f"'hessian_product' needs 'hessian_direction' [atoms, 3]; found {sorted(batch)}.")
+    direction = batch["hessian_direction"].to(gradient.dtype)
+    vectors = direction.reshape(len(positions), 3, -1).movedim(-1, 0)
+    return _products(gradient, positions, vectors, create_graph).movedim(0, -1).reshape(direction.shape)
+
+
+def _products(
+    gradient: Tensor, positions: Tensor, vectors: Float[Tensor, "vectors atoms 3"], create_graph: bool
+) -> Float[Tensor, "vectors atoms 3"]:
+    """Derivatives of the gradient along vectors, all of them together."""
+    # 0·positions because the energy of atoms without neighbours does not depend on them
+    (products,) = torch.autograd.grad(
+        gradient + 0 * positions,
+        positions,
+        vectors,
+        retain_graph=True,
+        create_graph=create_graph,
+        is_grads_batched=True,
+    )
+    return products

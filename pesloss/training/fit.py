@@ -106,8 +106,10 @@ class Fit:
         self.model, self._optimizer = fabric.setup(self.potential, optimizer)
         self.loggers, self.folder, self.about, self.seed = loggers, folder, about, seed
         self.required = list(loss.required)
-        self.score = trainer.score_of(loss.required)
+        self.compared = loss.compared
+        self.score = trainer.score_of(self.compared)
         self.progress = Progress()
+        self._first_rate: float = optimizer.param_groups[0]["lr"]
         self._saved = self._ticked = time.monotonic()
         self._started = self._saved if started is None else started
 
@@ -128,6 +130,7 @@ class Fit:
         self.save()  # a folder that cannot be written is better known before the first step
         steps = len(self._steps(0))
         progress, silent = self.progress, not self.fabric.is_global_zero
+        self._advance()
         with Watch(self.trainer.epochs, steps, console, done=progress.step, silent=silent) as watch:
             ended = self._train(watch)
         if (self.folder / checkpoint.BEST).exists():
@@ -148,7 +151,7 @@ class Fit:
 
     def evaluate(self, part: Packed) -> dict[str, Metric]:
         """Errors on some structures."""
-        metrics = Metrics(self.loss.required)
+        metrics = Metrics(self.compared)
         for batch, predictions in self.predict(part):
             metrics.update(predictions, batch)
         return metrics.compute()
@@ -158,7 +161,7 @@ class Fit:
         return predict(
             self.evaluated,
             part,
-            self.required,
+            list(self.compared),
             batch_size=self.trainer.eval_batch_size,
             device=self.fabric.device,
             rank=self.fabric.global_rank,
@@ -233,6 +236,7 @@ class Fit:
 
     def _optimize(self, parts: Sequence[Batch]) -> dict[str, float]:
         """One optimizer step over several batches; its numbers."""
+        parts = [self.loss.prepare(batch) for batch in parts]
         step = None if len(parts) == 1 else self.loss.step(parts, self._looked_ahead(parts))
         self._optimizer.zero_grad()
         outputs = []
@@ -249,7 +253,15 @@ class Fit:
             self.average.update_parameters(self.potential)
         self.progress.step += 1
         about = {"step": self.progress.step, "epoch": self.progress.epochs + 1}
-        return {**about, **_numbers(outputs), "gradient_norm": norm, "learning_rate": rate}
+        row = {**about, **_numbers(outputs), "gradient_norm": norm, "learning_rate": rate}
+        self._advance()
+        return row | {name: float(value) for name, value in self.loss.monitored().items()}
+
+    def _advance(self) -> None:
+        """Tell the loss where training stands."""
+        group = self.optimizer.param_groups[0]
+        rate = group["lr"] / group.get("initial_lr", self._first_rate) * self._warmth()
+        self.loss.advance(epoch=self.progress.epochs, step=self.progress.step, learning_rate=rate)
 
     def _warmth(self) -> float:
         """Share of the learning rate in the first steps."""
@@ -321,6 +333,7 @@ class Fit:
         if self.scheduler is not None:
             by_score = isinstance(self.scheduler, ReduceLROnPlateau)
             self.scheduler.step(*([loss if score is None else score] if by_score else []))
+        self._advance()
         if score is None or progress.best_score is None or score < progress.best_score:
             progress.best_epoch, progress.best_score = progress.epochs, score
             self._save_best()

@@ -60,10 +60,12 @@ def prepare(
     heads = _heads(loss)
     model = build(config["model"], heads=heads).to(trainer.dtype)
     check_precision(trainer, model)
-    data: LoadedData = build(config["data"]).load(loss.required, model.cutoff, trainer.dtype)
+    data: LoadedData = build(config["data"]).load(loss.labels, model.cutoff, trainer.dtype)
     check_labels(loss, data)
+    loss.pre_fit(data.train.chunks([*loss.labels, "numbers"]))
     model.set_scale(energy_scale(data.train))
     potential = Potential(model)
+    loss.attach(potential)
     groups = [{"params": list(potential.parameters())}, *loss.parameter_groups()]
     optimizer = build(config["optimizer"], groups)
     if fabric.is_global_zero:
@@ -82,9 +84,9 @@ def prepare(
             "config": dict(config),
             "overrides": list(overrides),
             "heads": heads,
-            "properties": [asdict(prop) for prop in loss.required.values()],
+            "properties": [asdict(prop) for prop in loss.compared.values()],
             "references": data.references.as_dict(),
-            "means": MeanPredictor.fit(loss.required, data.train.chunks(loss.required)).means,
+            "means": MeanPredictor.fit(loss.compared, data.train.chunks(loss.compared)).means,
             "elements": elements(data.train),
             "data": data.fingerprint,
             "versions": _versions(),
@@ -121,7 +123,7 @@ def check_labels(loss: TotalLoss, data: LoadedData) -> None:
     Raises:
         ValueError: naming the property without labels and what lay unread, or the unknown group.
     """
-    for name in loss.required:
+    for name in loss.labels:
         if name not in data.train.labelled:
             raise ValueError(
                 f"The loss has a term for '{name}', but no training structure has a label for it.\n"

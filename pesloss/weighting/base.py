@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -31,17 +31,22 @@ class Weighting(nn.Module, ABC):
     """
 
     prior: Tensor
+    names: tuple[str, ...]
+    placed: bool = False
+    """Whether the loss was told where training stands."""
 
-    def setup(self, prior: Sequence[float]) -> None:
-        """Told once, by the loss, the configured weight of each of its terms (all positive).
+    def setup(self, prior: Mapping[str, float]) -> None:
+        """Told once, by the loss, the configured weight of each of its terms by name (all positive).
 
         Raises:
             ValueError: if the weighting belongs to a loss already.
         """
         if hasattr(self, "prior"):
             raise ValueError(f"This {type(self).__name__} belongs to a loss already; give each loss its own.")
+        self.names = tuple(prior)
         # what is configured comes from the config, also after a checkpoint was loaded
-        self.register_buffer("prior", torch.tensor(prior, dtype=torch.float64), persistent=False)
+        values = torch.tensor(list(prior.values()), dtype=torch.float64)
+        self.register_buffer("prior", values, persistent=False)
 
     @abstractmethod
     def forward(self, values: Float[Tensor, "terms"], labels: Num[Tensor, "terms"]) -> Weights:
@@ -51,6 +56,31 @@ class Weighting(nn.Module, ABC):
             values: value of each term.
             labels: number of labelled components of each term in the whole optimizer step.
         """
+
+    def check_placed(self) -> None:
+        """For weightings that change with training: refuse to train as if they did not.
+
+        Raises:
+            RuntimeError: if a training step is taken before the loss was told where training stands.
+        """
+        if self.training and not self.placed:
+            raise RuntimeError(
+                f"The weights of {type(self).__name__} change with training: call loss.advance() before the "
+                "first optimizer step, and loss.advance(epoch=..., step=..., learning_rate=...) after each."
+            )
+
+    def advance(self, *, epoch: int, step: int, learning_rate: float) -> None:
+        """Told before the first optimizer step and after each, where training stands.
+
+        Args:
+            epoch: completed epochs.
+            step: completed optimizer steps.
+            learning_rate: of the next step, relative to that of the first.
+        """
+
+    @abstractmethod
+    def formula(self, name: str) -> str:
+        """Weight of a term as it stands, in words and symbols."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of what the weighting learns, with the options these parameters need."""

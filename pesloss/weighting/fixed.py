@@ -12,3 +12,6 @@ class Fixed(Weighting):
 
     def forward(self, values: Tensor, labels: Tensor) -> Weights:
         return Weights(self.prior.to(values.dtype))
+
+    def formula(self, name: str) -> str:
+        return f"{float(self.prior[self.names.index(name)]):g}"

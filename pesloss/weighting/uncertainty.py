@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -61,13 +61,13 @@ class Uncertainty(Weighting):
         self.log_share: Tensor
         self.seen: Tensor
 
-    def setup(self, prior: Sequence[float]) -> None:
+    def setup(self, prior: Mapping[str, float]) -> None:
         super().setup(prior)
         start = -(2 * self.prior).log()
         low, high = self.bounds
         if not bool(((low < start) & (start < high)).all()):
             raise ValueError(
-                f"Weights {list(prior)} start at log-variances {start.tolist()}, outside of {self.bounds}."
+                f"Weights {dict(prior)} start at log-variances {start.tolist()}, outside of {self.bounds}."
             )
         self.log_variance = nn.Parameter(start)
         self.register_buffer("log_share", torch.zeros_like(start))
@@ -85,6 +85,11 @@ class Uncertainty(Weighting):
         weights = 0.5 * share * torch.exp(-log_variance)
         regulariser = (1.0 if self.form == "tace" else 0.5) * (share * log_variance).sum()
         return Weights(weights.to(values.dtype), regulariser.to(values.dtype))
+
+    def formula(self, name: str) -> str:
+        value = float(self.log_variance.detach()[self.names.index(name)])
+        share = "n/Σn · " if self.form == "likelihood" else ""
+        return f"{share}½exp(−s), s = {value:.4g} learned"
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         group: dict[str, Any] = {"params": [self.log_variance], "weight_decay": 0.0}

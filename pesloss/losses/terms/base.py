@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Num
@@ -30,8 +30,13 @@ class Counts(NamedTuple):
 class Term(nn.Module, ABC):
     """One summand of a loss: ``value = sum / count``, times its weight.
 
-    ``linear`` says whether the value of a whole step is the sum of what its batches contribute, ``is_mean``
-    whether the value is the sum of one channel over its count and nothing else.
+    ``channels`` is how many sums and counts there are. ``linear`` says whether the value of a whole step is
+    the sum of what its batches contribute, ``is_mean`` whether the value is the sum of one channel over its
+    count and nothing else.
+
+    A term may change the batch before the model sees it (``prepare``), look at the model itself (``attach``),
+    learn numbers from the training structures (``fit``) and change from step to step (``advance``). With
+    ``monitor`` it keeps numbers worth a look besides its value (``monitored``).
 
     Args:
         weight: prior weight in the total; 0 removes the term, and nothing is computed for it.
@@ -43,6 +48,9 @@ class Term(nn.Module, ABC):
     channels: int = 1
     linear: bool = True
     is_mean: bool = False
+    needs_model: bool = False
+    needs_fit: bool = False
+    monitor: bool = False
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -52,6 +60,11 @@ class Term(nn.Module, ABC):
     @abstractmethod
     def required(self) -> Mapping[str, Property]:
         """Properties that a model must predict for this term, by name."""
+
+    @property
+    def labels(self) -> Mapping[str, Property]:
+        """Properties that the batch labels for this term, by their key in the batch."""
+        return self.required
 
     @abstractmethod
     def forward(self, predictions: Predictions, batch: Batch) -> Channels:
@@ -73,8 +86,44 @@ class Term(nn.Module, ABC):
         """Derivative of the value with respect to the sum, for terms that are not ``linear``."""
         raise NotImplementedError
 
+    @abstractmethod
+    def formula(self) -> str:
+        """The value in words and symbols, for those who read the loss."""
 
-def check_weight(name: str, weight: float) -> float:
+    def unit(self) -> str:
+        """Unit of what is compared."""
+        return ", ".join(dict.fromkeys(prop.unit for prop in self.required.values() if prop.unit))
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch as the model is to see it in training, with what else this term needs."""
+        return batch
+
+    def attach(self, model: nn.Module) -> None:
+        """Told once, by whoever trains, the model; for terms that ``needs_model``."""
+
+    def fit(self, batch: Batch) -> None:
+        """Told the training structures, batch after batch, by whoever trains; for terms that ``needs_fit``."""
+
+    def fitted(self) -> None:
+        """Told that these were all.
+
+        Raises:
+            ValueError: if they do not hold what is to be found.
+        """
+
+    def advance(self, pool: Callable[[Tensor], Tensor]) -> None:
+        """Told that an optimizer step is over.
+
+        Args:
+            pool: sum of a tensor over the ranks.
+        """
+
+    def monitored(self) -> Mapping[str, Tensor]:
+        """Numbers worth a look besides the value, since the step before."""
+        return {}
+
+
+def check_weight(name: str, weight: Any) -> float:
     """A weight as a float.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Each project's own calls beside the names of our losses, one file a project."""
