@@ -12,6 +12,7 @@ import torch
 from ase import Atoms
 from torch import nn
 
+from pesloss.losses.pairs import product_of_blocks
 from pesloss.models.contract import check_potential
 from pesloss.models.geometry import volume
 from pesloss.models.painn import PaiNN
@@ -163,6 +164,101 @@ def test_forces_can_be_differentiated_to_a_symmetric_hessian(potential):
     torch.testing.assert_close(hessian, hessian.T, rtol=0, atol=1e-12)
 
 
+def hessian_by_differences(potential, one, step=1e-4):
+    """Blocks of pairs of atoms, from central differences of the forces."""
+    positions, rows = one["positions"], []
+    for component in range(positions.numel()):
+        moved = [positions.clone() for _ in range(2)]
+        for copy, sign in zip(moved, (1, -1), strict=True):
+            copy.view(-1)[component] += sign * step
+        plus, minus = (potential({**one, "positions": copy}, ("forces",))["forces"] for copy in moved)
+        rows.append((minus - plus).detach() / (2 * step))
+    size = len(positions)
+    return torch.stack(rows).view(size, 3, size, 3).transpose(1, 2).reshape(-1, 3, 3)
+
+
+def test_the_hessian_is_the_slope_of_the_forces(potential):
+    batch = to_batch(structures())
+    hessian = potential(batch, ("hessian",))["hessian"]
+    expected = [hessian_by_differences(potential, to_batch([one])) for one in structures()]
+    assert hessian.abs().max() > 1e-4
+    torch.testing.assert_close(hessian, torch.cat(expected), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("directions", [(), (2,)])
+def test_products_are_those_of_the_hessian(potential, directions):
+    batch = to_batch(structures())
+    generator = torch.Generator().manual_seed(0)
+    shape = (*batch["positions"].shape, *directions)
+    batch["hessian_direction"] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    found = potential(batch, ("hessian_product", "hessian", "forces"))
+    assert tuple(found) == ("hessian_product", "hessian", "forces")
+    expected = product_of_blocks(found["hessian"], batch["hessian_direction"], batch)
+    torch.testing.assert_close(found["hessian_product"], expected, rtol=0, atol=1e-12)
+
+
+def test_losses_of_second_derivatives_have_gradients(potential):
+    """Along a random direction of the parameters, against differences."""
+    batch = to_batch(structures()[:1])
+    batch["hessian_direction"] = torch.ones_like(batch["positions"])
+
+    def loss():
+        found = potential(batch, ("hessian", "hessian_product"))
+        return found["hessian"].square().sum() + found["hessian_product"].sin().sum()
+
+    parameters = list(potential.parameters())
+    gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    torch.manual_seed(1)
+    direction, step, slope = [torch.randn_like(p) for p in parameters], 1e-5, 0.0
+    for g, d in zip(gradients, direction, strict=True):
+        slope += 0.0 if g is None else (g * d).sum()
+    totals = []
+    for sign in (1, -2):
+        with torch.no_grad():
+            for p, d in zip(parameters, direction, strict=True):
+                p += sign * step * d
+        totals.append(loss().detach())
+    torch.testing.assert_close((totals[0] - totals[1]) / (2 * step), slope, rtol=1e-5, atol=1e-8)
+
+
+def test_second_derivatives_do_not_change_the_first(potential):
+    batch = to_batch(structures())
+    batch["hessian_direction"] = batch["positions"]
+    found = potential(batch, (*ALL, "hessian_product"))
+    for name, value in potential(batch, ALL).items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-14)
+
+
+def test_second_derivatives_of_evaluation_are_detached(potential):
+    batch = to_batch(structures()[:1])
+    batch["hessian_direction"] = batch["positions"]
+    expected = potential(batch, ("hessian", "hessian_product"))
+    found = potential.eval()(batch, ("hessian", "hessian_product"))
+    torch.testing.assert_close(found, {name: value.detach() for name, value in expected.items()})
+    assert not any(value.requires_grad for value in found.values())
+
+
+def test_atoms_that_feel_nothing_have_no_hessian(potential):
+    batch = to_batch([Atoms("H"), Atoms("O")])
+    batch["hessian_direction"] = torch.ones_like(batch["positions"])
+    found, gradients = parameter_gradients(potential, potential, batch, ("hessian", "hessian_product"))
+    assert found["hessian"].shape == (2, 3, 3) and found["hessian"].abs().max() == 0
+    assert found["hessian_product"].abs().max() == 0
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+
+
+def test_an_empty_batch_has_an_empty_hessian(potential):
+    batch = to_batch([])
+    batch["hessian_direction"] = torch.zeros(0, 3, 2, dtype=torch.float64)
+    found, _ = parameter_gradients(potential, potential, batch, ("hessian", "hessian_product"))
+    assert found["hessian"].shape == (0, 3, 3) and found["hessian_product"].shape == (0, 3, 2)
+
+
+def test_a_product_needs_a_direction(potential):
+    with pytest.raises(KeyError, match=r"'hessian_direction' \[atoms, 3\]"):
+        potential(to_batch(structures()), ("hessian_product",))
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch(potential):
     def gradients(parts):
         potential.zero_grad()
@@ -207,6 +303,12 @@ def one_graph_for_all_sizes():
             compiled(to_batch(some), ALL)
 
 
+def compiled_hessian_is_refused():
+    compiled = torch.compile(small_potential(), dynamic=True, backend="eager")
+    with pytest.raises(Exception, match="compiled Potential has no second derivatives"):
+        compiled(to_batch(structures()), ("hessian",))
+
+
 def compiled_evaluation_is_detached():
     potential, batch = small_potential().eval(), to_batch(structures())
     compiled = torch.compile(potential, dynamic=True, fullgraph=True, backend="aot_eager")
@@ -227,6 +329,10 @@ def test_machine_code_is_eager(fresh):
 
 def test_another_batch_size_needs_no_other_graph(fresh):
     fresh(one_graph_for_all_sizes)
+
+
+def test_compiled_hessian_is_refused(fresh):
+    fresh(compiled_hessian_is_refused)
 
 
 def test_compiled_evaluation_is_detached(fresh):

@@ -84,11 +84,16 @@ def test_every_property_has_a_unit_that_is_read(name):
     assert scale(prop.unit, as_unit(prop.unit)).is_one
 
 
-@pytest.mark.parametrize("name", PROPERTIES)
+@pytest.mark.parametrize("name", [name for name, prop in PROPERTIES.items() if "μB" not in prop.unit])
 def test_atomic_units_are_hartree_bohr_and_e(name):
     prop = PROPERTIES[name]
     base = Conversions({"energy": "Hartree", "length": "bohr", "charge": "e"}, {}, {}).of(prop)
     assert base.agrees(Conversions({name: "a.u."}, {}, {}).of(prop))
+
+
+def test_atomic_units_of_a_moment_have_to_be_told():
+    with pytest.raises(ValueError, match="2 μB, but many files mean μB"):
+        Conversions({"magnetic_moments": "a.u."}, {}, {}).of(PROPERTIES["magnetic_moments"])
 
 
 def test_units_of_energy_and_length_carry_over():
@@ -132,13 +137,13 @@ def test_a_polarizability_may_be_a_volume():
 def test_properties_of_the_users_own():
     gap = Property("gap", unit="eV")
     per_atom = Property("cohesion", unit="eV/atom")
-    moments = Property("moments", rows="atom", unit="μB")
+    moments = Property("moments", rows="atom", unit="barn")
     plain = Property("order")
     conversions = Conversions({"energy": "Hartree"}, {}, ASE_UNITS)
     assert conversions.of(gap).factor == conversions.of(per_atom).factor == pytest.approx(ase.units.Hartree)
     assert conversions.of(plain).is_one
     assert conversions.of(moments).is_one
-    with pytest.raises(ValueError, match="'moments' is in 'T', and nothing is known of its unit 'μB'"):
+    with pytest.raises(ValueError, match="'moments' is in 'T', and nothing is known of its unit 'barn'"):
         Conversions({"moments": "T"}, {}, {}).of(moments)
     assert Conversions({}, {}, {}).of(plain).is_one
 

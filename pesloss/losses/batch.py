@@ -87,6 +87,11 @@ def spread_rows(values: Shaped[Tensor, "rows"], dims: int) -> Tensor:
     return values.reshape(-1, *[1] * dims) if dims else values
 
 
+def over_entries(rows: Tensor, dims: int) -> Tensor:
+    """Rows shaped to broadcast over entries of so many dimensions; what has as many already stays."""
+    return rows if rows.dim() == 1 + dims else spread_rows(rows, dims)
+
+
 def sum_over_atoms(
     values: Shaped[Tensor, "atoms *entry"], structure: Int[Tensor, "atoms"], num_structures: int
 ) -> Shaped[Tensor, "structures *entry"]:

@@ -16,7 +16,7 @@ from pesloss.losses.properties import Property, as_property
 from pesloss.names import unknown
 
 CENTERS = ("positions", "mass", "none")
-ATOMIC_DIPOLES = Property("atomic_dipoles", rows="atom", shape=(3,), unit="e·Å")
+ATOMIC_DIPOLES = as_property("atomic_dipoles")
 
 
 class Derived(nn.Module, ABC):

@@ -149,8 +149,8 @@ def _check_kwargs(function: str, kwargs: Mapping[str, Any]) -> None:
     for name in kwargs:
         if name == "element_weights":
             raise ValueError(
-                f"loss_function_kwargs of '{function}': element_weights are weights of atoms; give them in the "
-                "batch, 'atom_weight' [atoms], or as reduction 'per_element' with coefficients."
+                f"loss_function_kwargs of '{function}': element_weights are weights of atoms; give them in "
+                "the batch, 'atom_weight' [atoms], or as reduction 'per_element' with coefficients."
             )
         if name != "huber_delta" or "huber" not in function:
             known = ["huber_delta"] if "huber" in function else []

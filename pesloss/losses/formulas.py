@@ -38,9 +38,9 @@ def remarks(loss: TotalLoss) -> Iterator[str]:
     """What acts on all terms."""
     if float(loss.weight) != 1:
         yield f"The whole loss is multiplied by {float(loss.weight):g}."
-    for group in loss.groups:
-        listed = ", ".join(f"{name} {weight:g}" for name, weight in group.by_name.items())
-        yield f"w is multiplied by a structure's {group.key}: {listed}, else 1."
+    for key, weights in loss.group_weights.items():
+        listed = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        yield f"w is multiplied by a structure's {key}: {listed}, else 1."
     if loss.structure_weight != "weight":
         yield f"w is multiplied by '{loss.structure_weight}' of a structure."
     if not loss.across_ranks:

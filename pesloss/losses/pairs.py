@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,5 +25,5 @@ def product_of_blocks(
 ) -> Float[Tensor, "atoms 3 *directions"]:
     """Matrices that are given by blocks of pairs, each times the vectors of its structure's atoms."""
     first, second = atoms_of_pairs(batch, blocks.shape[0])
-    flat = vectors.reshape(vectors.shape[0], 3, -1).to(blocks.dtype)
+    flat = vectors.reshape(*vectors.shape[:2], math.prod(vectors.shape[2:])).to(blocks.dtype)
     return torch.zeros_like(flat).index_add(0, first, blocks @ flat[second]).reshape(vectors.shape)

@@ -58,6 +58,7 @@ PROPERTIES: Mapping[str, Property] = {
         Property("hessian", rows="pair", shape=(3, 3), unit="eV/Å²"),
         Property("hessian_product", rows="atom", shape=(3,), unit="eV/Å²"),
         Property("dipole", shape=(3,), extensive=True, unit="e·Å"),
+        Property("atomic_dipoles", rows="atom", shape=(3,), unit="e·Å"),
         Property("quadrupole", shape=(3, 3), extensive=True, unit="e·Å²"),
         Property("polarization", shape=(3,), extensive=True, unit="e·Å"),
         Property("polarizability", shape=(3, 3), extensive=True, unit="e²·Å²/eV"),
@@ -80,8 +81,8 @@ PROPERTIES: Mapping[str, Property] = {
 """Signs: forces = −dE/dR, stress = (1/V) dE/dε (tension positive, as in ASE), virial = −V·stress.
 
 ``polarization`` is the dipole of a cell, the polarization times the volume, known up to e times lattice
-vectors. ``populations`` are those of spin up and down, ``spins`` their difference. ``hessian`` = d²E/dR_i dR_j
-by blocks, ``hessian_product`` = Σ_j d²E/dR_i dR_j · v_j for a direction v.
+vectors. ``populations`` are those of spin up and down, ``spins`` their difference. ``hessian`` holds blocks
+d²E/dR_i dR_j, ``hessian_product`` is Σ_j d²E/dR_i dR_j · v_j for a direction v.
 """
 
 

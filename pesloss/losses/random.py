@@ -70,8 +70,8 @@ class Draws(nn.Module):
     ) -> Int[Tensor, "rows components"]:
         if "index" not in batch:
             raise KeyError(
-                f"Random numbers for '{self.stream}' need 'index' [structures], the place of each structure in "
-                f"the whole set; found {sorted(batch)}."
+                f"Random numbers for '{self.stream}' need 'index' [structures], the place of each structure "
+                f"in the whole set; found {sorted(batch)}."
             )
         words = hashed(self.step ^ group_code(f"{self.seed}/{self.stream}/{purpose}")) ^ batch["index"]
         words = hashed(words)

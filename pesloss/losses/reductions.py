@@ -373,7 +373,7 @@ class PerElement(Grouped):
 class PerGroup(Grouped):
     """A mean for each config type or dataset, so that a small one is not outvoted.
 
-    Groups that ``coefficients`` does not name count as one group together. The formula is in :class:`Grouped`.
+    Groups that ``coefficients`` does not name count as one. The formula is in :class:`Grouped`.
 
     Args:
         coefficients: by name of the group; names the groups.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pesloss.losses.batch import Batch, Predictions
 from pesloss.losses.distributed import ranks, sum_over_ranks
+from pesloss.losses.explicit import explicit_sums, is_explicit
 from pesloss.losses.groups import GroupWeights
 from pesloss.losses.penalties import HuberLike
 from pesloss.losses.properties import Property
@@ -157,9 +158,9 @@ class TotalLoss(nn.Module):
         return all(term.linear for term in self.by_name.values())
 
     @property
-    def group_names(self) -> dict[str, tuple[str, ...]]:
-        """Names of the groups that have a weight, by the entry of the batch that says who belongs to them."""
-        return {group.key: group.names for group in self.groups}  # pyright: ignore[reportReturnType]
+    def group_weights(self) -> dict[str, dict[str, float]]:
+        """Weights of groups by name, by the entry of the batch that says who belongs to them."""
+        return {group.key: group.by_name for group in self.groups}  # pyright: ignore[reportReturnType]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups of what the loss learns: own learning rate, no weight decay."""
@@ -226,10 +227,10 @@ class TotalLoss(nn.Module):
 
     @torch.no_grad()
     def pre_fit(self, batches: Iterable[Batch]) -> None:
-        """Let the terms that standardise learn their scales from the training structures.
+        """Let the terms that standardise learn their scales from the training structures, all of them.
 
         Raises:
-            ValueError: if these have no label to learn from.
+            ValueError: if these have no label to learn from, or one that nothing can be compared with.
         """
         terms = [term for term in self.by_name.values() if term.needs_fit]
         for batch in batches if terms else []:
@@ -296,7 +297,10 @@ class TotalLoss(nn.Module):
         return {**rest, "weight": reduce(torch.mul, factors)} if factors else rest
 
     def _sums(self, predictions: Predictions, batch: Batch) -> Tensor:
-        return torch.cat([term(predictions, batch) for term in self.by_name.values()])
+        terms = list(self.by_name.values())
+        if is_explicit(terms, predictions, batch):
+            return explicit_sums(terms, predictions, batch)[0]
+        return torch.cat([term(predictions, batch) for term in terms])
 
     def _counts(self, batch: Batch) -> Counts:
         counts, labels = zip(*(term.count(batch) for term in self.by_name.values()), strict=True)
@@ -304,11 +308,14 @@ class TotalLoss(nn.Module):
 
     def _measured(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Counts, labels and sums of all terms."""
-        sums, counted = zip(
-            *(term.measure(predictions, batch) for term in self.by_name.values()), strict=True
-        )
+        terms = list(self.by_name.values())
+        if is_explicit(terms, predictions, batch):
+            sums, counted = explicit_sums(terms, predictions, batch)
+        else:
+            shares, counted = zip(*(term.measure(predictions, batch) for term in terms), strict=True)
+            sums = torch.cat(shares)
         counts, labels = zip(*counted, strict=True)
-        return torch.cat(counts), torch.stack(labels), torch.cat(sums)
+        return torch.cat(counts), torch.stack(labels), sums
 
     def _over_ranks(self, *parts: Tensor) -> list[Tensor]:
         if not (self.training and self.across_ranks) or ranks(self.process_group) == 1:

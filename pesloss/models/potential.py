@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from functools import partial
@@ -212,7 +213,7 @@ def _hessian_product(
     if "hessian_direction" not in batch:
         raise KeyError(f"'hessian_product' needs 'hessian_direction' [atoms, 3]; found {sorted(batch)}.")
     direction = batch["hessian_direction"].to(gradient.dtype)
-    vectors = direction.reshape(len(positions), 3, -1).movedim(-1, 0)
+    vectors = direction.reshape(*positions.shape, math.prod(direction.shape[2:])).movedim(-1, 0)
     return _products(gradient, positions, vectors, create_graph).movedim(0, -1).reshape(direction.shape)
 
 

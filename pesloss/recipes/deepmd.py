@@ -15,41 +15,57 @@ __all__ = ["OverDeviation", "PopulationTerm", "SignedRelative", "node"]
 Config = Mapping[str, Any]
 Node = dict[str, Any]
 
+Pair = tuple[float, float]
+
+
+def _prefactors(**pairs: Pair) -> dict[str, Any]:
+    """``start_pref_x`` and ``limit_pref_x`` of each x."""
+    return {
+        f"{when}_pref_{term}": value
+        for term, pair in pairs.items()
+        for when, value in zip(("start", "limit"), pair, strict=True)
+    }
+
+
+NONE, ONE = (0.0, 0.0), (1.0, 1.0)
+ENERGY_FIRST, FORCES_LAST = (0.02, 1.0), (1000.0, 1.0)
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "ener": {
-        **{"start_pref_e": 0.02, "limit_pref_e": 1.0, "start_pref_f": 1000.0, "limit_pref_f": 1.0},
-        **{
-            f"{when}_pref_{term}": 0.0 for term in ("v", "h", "ae", "pf", "gf") for when in ("start", "limit")
-        },
-        **{"use_default_pf": False, "relative_f": None, "enable_atom_ener_coeff": False},
-        **{"numb_generalized_coord": 0, "use_huber": False, "loss_func": "mse", "f_use_norm": False},
-        **{"huber_delta": 0.01, "intensive_ener_virial": False},
+        **_prefactors(e=ENERGY_FIRST, f=FORCES_LAST, v=NONE, h=NONE, ae=NONE, pf=NONE, gf=NONE),
+        "use_default_pf": False,
+        "relative_f": None,
+        "enable_atom_ener_coeff": False,
+        "numb_generalized_coord": 0,
+        "use_huber": False,
+        "loss_func": "mse",
+        "f_use_norm": False,
+        "huber_delta": 0.01,
+        "intensive_ener_virial": False,
     },
     "ener_spin": {
-        **{"start_pref_e": 0.02, "limit_pref_e": 1.0, "start_pref_fr": 1000.0, "limit_pref_fr": 1.0},
-        **{"start_pref_fm": 10000.0, "limit_pref_fm": 10.0},
-        **{f"{when}_pref_{term}": 0.0 for term in ("v", "ae", "pf") for when in ("start", "limit")},
-        **{"relative_f": None, "enable_atom_ener_coeff": False, "loss_func": "mse"},
-        **{"intensive_ener_virial": False},
+        **_prefactors(e=ENERGY_FIRST, fr=FORCES_LAST, fm=(10000.0, 10.0), v=NONE, ae=NONE, pf=NONE),
+        "relative_f": None,
+        "enable_atom_ener_coeff": False,
+        "loss_func": "mse",
+        "intensive_ener_virial": False,
     },
     "dens": {
-        **{"start_pref_e": 0.02, "limit_pref_e": 1.0, "start_pref_f": 1000.0, "limit_pref_f": 1.0},
-        **{"loss_func": "mae", "dens_prob": 0.5, "dens_fixed_noise_std": True, "dens_std": 0.025},
-        **{"dens_corrupt_ratio": 0.5, "dens_denoising_pos_coefficient": 10.0},
+        **_prefactors(e=ENERGY_FIRST, f=FORCES_LAST),
+        "loss_func": "mae",
+        "dens_prob": 0.5,
+        "dens_fixed_noise_std": True,
+        "dens_std": 0.025,
+        "dens_corrupt_ratio": 0.5,
+        "dens_denoising_pos_coefficient": 10.0,
     },
-    "dos": {
-        **{f"{when}_pref_{term}": 0.0 for term in ("dos", "cdf", "acdf") for when in ("start", "limit")},
-        **{"start_pref_ados": 1.0, "limit_pref_ados": 1.0},
-    },
+    "dos": _prefactors(dos=NONE, cdf=NONE, ados=ONE, acdf=NONE),
     "tensor": {"pref": None, "pref_atomic": None, "enable_atomic_weight": False},
     "property": {"loss_func": "smooth_mae", "metric": ["mae"], "beta": 1.0},
     "population": {
-        **{
-            f"{when}_pref_{term}": 1.0
-            for term in ("spin", "spin_total", "pop", "pop_alpha_total", "pop_beta_total")
-            for when in ("start", "limit")
-        },
-        **{"loss_func": "smooth_mae", "metric": ["mae"], "beta": 1.0},
+        **_prefactors(spin=ONE, spin_total=ONE, pop=ONE, pop_alpha_total=ONE, pop_beta_total=ONE),
+        "loss_func": "smooth_mae",
+        "metric": ["mae"],
+        "beta": 1.0,
     },
 }
 """Keys of each type of loss, and what DeePMD-kit takes where they are not given."""
@@ -82,14 +98,14 @@ TENSORS = {"dipole": "dipole", "polar": "polarizability"}
 def node(config: Any, *, learning_rate: float | None = None, **model: Any) -> Node:
     """The loss of a DeePMD-kit input: its ``loss`` section, or the whole of it.
 
-    The weights follow the learning rate, as a share of the first one. A term is there if its weight is not 0 both at
-    the start and in the limit.
+    The weights follow the learning rate, as a share of the first one.
 
     Args:
         config: the section, or the whole input, in which the fitting net says what the options below do.
         learning_rate: give the loss as it is at this share of the first learning rate, with fixed weights.
-        model: what the model's fitting net knows: ``numb_dos`` (type dos), ``tensor``, ``dipole`` or ``polar``
-            (type tensor), ``property_name``, ``task_dim``, ``intensive``, ``out_bias``, ``out_std`` (type property).
+        model: what the fitting net knows: ``numb_dos`` (type dos); ``tensor``, which is ``dipole`` or
+            ``polar`` (type tensor); ``property_name``, ``task_dim``, ``intensive``, ``out_bias`` and
+            ``out_std`` (type property).
 
     Raises:
         ValueError: for keys that DeePMD-kit does not have (it passes over them), or reads and does not use.
@@ -103,7 +119,7 @@ def node(config: Any, *, learning_rate: float | None = None, **model: Any) -> No
         model = {**_from_fitting_net(fitting), **model}
         given = mapping_of("loss", given.get("loss", {}))
     given = {key: value for key, value in given.items() if not key.startswith("_")}  # comments
-    kind = given.pop("type", "ener")
+    kind = str(given.pop("type", "ener"))
     kind = ALIASES.get(kind, kind)
     if kind not in DEFAULTS:
         raise ValueError(f"DeePMD-kit's loss: {unknown('type', kind, DEFAULTS)}")
@@ -150,8 +166,8 @@ def _kind(config: Config) -> str:
         used = [name for name in beyond if config[f"start_pref_{name}"] or config[f"limit_pref_{name}"]]
         if used or config["relative_f"] is not None:
             raise ValueError(
-                "use_huber: DeePMD-kit has no Huber errors of relative forces (relative_f), nor beside start_pref_pf, "
-                "start_pref_gf or start_pref_h."
+                "use_huber: DeePMD-kit has no Huber errors of relative forces (relative_f), nor beside "
+                "start_pref_pf, start_pref_gf or start_pref_h."
             )
         return "huber"
     if config.get("f_use_norm") and kind == "mse":
@@ -218,7 +234,7 @@ def _densities(config: Config, model: Config) -> Node:
 
 
 def _tensors(config: Config, model: Config) -> Node:
-    tensor = _needed(model, "tensor", "tensor", "'dipole' or 'polar'")
+    tensor: str = _needed(model, "tensor", "tensor", "'dipole' or 'polar'")
     if tensor not in TENSORS:
         raise ValueError(unknown("tensor", tensor, TENSORS))
     for key in ("pref", "pref_atomic"):
@@ -271,7 +287,7 @@ def _relative(made: Node, name: str, term: Node, intensive: bool) -> None:
     )
     signed = {"_target_": "pesloss.recipes.deepmd.SignedRelative", "offset": 1e-3}
     made["original"] = {
-        "because": "It divides by the label with its sign, plus 0.001: a label near -0.001 counts without bound.",
+        "because": "It divides by the label with its sign plus 0.001: a label near -0.001 has no bound.",
         "terms": {name: {"residual": signed}},
     }
 
@@ -292,8 +308,8 @@ def _denoising(config: Config, model: Config) -> Node:
     kind = _kind(config)
     if config["start_pref_f"] != config["limit_pref_f"]:
         raise ValueError(
-            "start_pref_f and limit_pref_f differ: the forces would change against the noise, whose coefficient does "
-            "not follow the learning rate. Give both the same."
+            "start_pref_f and limit_pref_f differ: the forces would change against the noise, whose "
+            "coefficient does not follow the learning rate. Give both the same."
         )
     if not config["dens_fixed_noise_std"]:
         raise ValueError("dens_fixed_noise_std: DeePMD-kit takes only true.")

@@ -83,15 +83,16 @@ class PopulationTerm(Restated):
         return f"{self.term.formula()}{over}"
 
     def _made(self, populations: Float[Tensor, "atoms 2"], batch: Batch) -> Tensor:
-        # column by column: what is not part of a combination needs no label
-        columns = [
-            sum(factor * populations[:, spin] for spin, factor in enumerate(row) if factor)
-            for row in COMBINATIONS[self.of]
-        ]
-        made = torch.stack(columns, dim=1)
+        made = torch.stack([_combined(populations, row) for row in COMBINATIONS[self.of]], dim=1)
         if self.of not in TOTALS:
             return made
         return sum_over_atoms(made, structure_of_atom(batch, made.shape[0]), num_structures(batch))
+
+
+def _combined(populations: Float[Tensor, "atoms 2"], factors: Sequence[float]) -> Float[Tensor, "atoms"]:
+    # column by column: a spin that is not part of a combination needs no label
+    columns = [factor * populations[:, spin] for spin, factor in enumerate(factors) if factor]
+    return torch.stack(columns).sum(0)
 
 
 class OverDeviation(Wrapped):
@@ -109,8 +110,8 @@ class OverDeviation(Wrapped):
         components: number of components, if they are to be fitted.
 
     Raises:
-        ValueError: for a σ that is not positive, another number of components, no label to fit to, and if used
-            before it is fitted.
+        ValueError: for a σ that is not positive, another number of components, no label to fit to, and if
+            used before it is fitted.
     """
 
     def __init__(
@@ -133,8 +134,8 @@ class OverDeviation(Wrapped):
         shape = super().entry_shape(prop)
         if shape != tuple(self.sigma.shape):
             raise ValueError(
-                f"'{prop.name}' has entries of shape {shape}; OverDeviation has {len(self.sigma)} deviations, "
-                f"for entries of shape ({len(self.sigma)},)."
+                f"'{prop.name}' has entries of shape {shape}; OverDeviation has {len(self.sigma)} "
+                f"deviations, for entries of shape ({len(self.sigma)},)."
             )
         return shape
 

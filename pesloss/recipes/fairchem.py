@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -68,7 +68,7 @@ OLDER: Mapping[str, Callable[[], Node]] = {
 
 def DDPMTLoss(  # noqa: N802
     loss_fn: Mapping[str, Any],
-    reduction: Literal["mean", "sum", "per_structure"] = "mean",
+    reduction: str = "mean",
     coefficient: float = 1.0,
 ) -> Node:
     """A loss over all labels of a step, on whatever rank, as arguments of a :class:`pesloss.PropertyTerm`.
@@ -90,7 +90,7 @@ def DDPMTLoss(  # noqa: N802
     return {**loss_fn, "reduction": REDUCTIONS[reduction], "weight": coefficient}
 
 
-def DDPLoss(loss_name: str, reduction: Literal["mean", "sum"] | None = "mean") -> Node:  # noqa: N802
+def DDPLoss(loss_name: str, reduction: str | None = "mean") -> Node:  # noqa: N802
     """The same by name, as fairchem 1 has it.
 
     Args:
@@ -139,7 +139,9 @@ class OfTask(Mask):
 
     def forward(self, batch: Batch) -> Tensor:
         if "dataset" not in batch:
-            raise KeyError(f"Tasks of {list(self.datasets)} need 'dataset' in the batch; found {sorted(batch)}.")
+            raise KeyError(
+                f"Tasks of {list(self.datasets)} need 'dataset' in the batch; found {sorted(batch)}."
+            )
         member = (batch["dataset"][:, None] == self.codes).any(1)
         if self.rows != "structure":
             member = member[structure_of_row(batch, self.rows, num_rows(batch, self.rows))]
@@ -164,7 +166,7 @@ def node(config: Any, *, scales: Mapping[str, float] | None = None, **values: An
     Raises:
         ValueError: for unknown keys and names, and for interpolations without a value.
     """
-    whole = {"tasks": config} if isinstance(config, Sequence) else mapping_of("fairchem config", config)
+    whole = {"tasks": config} if isinstance(config, list) else mapping_of("fairchem config", config)
     key = next((key for key in ("tasks", "tasks_list", "loss_functions") if key in whole), None)
     if key is None and isinstance(whole.get("data"), Mapping):
         return node(whole["data"], scales=scales, **{**whole, **values})
@@ -182,7 +184,7 @@ def node(config: Any, *, scales: Mapping[str, float] | None = None, **values: An
 
 
 def _of_tasks(root: Any, key: str) -> Node:
-    raw = OmegaConf.to_container(root[key], resolve=False)
+    raw = OmegaConf.to_container(root, resolve=False)[key]  # pyright: ignore
     if not isinstance(raw, list):
         raise ValueError(f"{key} must be a list of tasks, got {raw!r}.")
     several = len({repr(task.get("datasets")) for task in raw if not task.get("inference_only")}) > 1
@@ -215,7 +217,9 @@ def _task(root: Any, where: str, task: Mapping[str, Any], several: bool) -> tupl
     coefficient = _number(root, f"{where}.loss_fn.coefficient") if "coefficient" in loss else 1.0
     term = DDPMTLoss(LOSSES[kind](), reduction, coefficient)
     weight = float(term.pop("weight"))
-    return _term(_property(root, where, task), term, _rmsd(root, where, task), _mask(root, where, task, several)), weight
+    return _term(
+        _property(root, where, task), term, _rmsd(root, where, task), _mask(root, where, task, several)
+    ), weight
 
 
 def _term(prop: Any, term: Node, scale: float, mask: Any) -> Node:
@@ -243,7 +247,11 @@ def _mask(root: Any, where: str, task: Mapping[str, Any], several: bool) -> Any:
     if not several:
         return "free_atoms" if free else None
     datasets = _plain(root, f"{where}.datasets")
-    return {"_target_": "pesloss.recipes.fairchem.OfTask", "datasets": datasets, **({"free_atoms": True} if free else {})}
+    return {
+        "_target_": "pesloss.recipes.fairchem.OfTask",
+        "datasets": datasets,
+        **({"free_atoms": True} if free else {}),
+    }
 
 
 def _rmsd(root: Any, where: str, task: Mapping[str, Any]) -> float:
@@ -293,7 +301,9 @@ def _plain(root: Any, where: str) -> Any:
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{where} has no value ({reason}); give it by name, {where.rpartition('.')[2]}=...") from None
+        raise ValueError(
+            f"{where} has no value ({reason}); give it by name, {where.rpartition('.')[2]}=..."
+        ) from None
 
 
 def _number(root: Any, where: str) -> float:

@@ -132,9 +132,10 @@ class TotalLoss(losses.TotalLoss):
         """Names of what the model must predict."""
         return list(self.required)
 
-    def pre_fit(self, training_data: Batch | Iterable[Batch]) -> None:
+    def pre_fit(self, training_data: Batch | Iterable[Batch]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Let the losses that standardise learn their scales, from one batch or from several."""
-        super().pre_fit([training_data] if isinstance(training_data, Mapping) else training_data)
+        one = isinstance(training_data, Mapping)
+        super().pre_fit([training_data] if one else training_data)  # pyright: ignore[reportArgumentType]
 
 
 def node(
@@ -143,13 +144,14 @@ def node(
     """The ``loss`` section of a graph-pes YAML, or the whole file, as a node of ours.
 
     Args:
-        config: one loss, a list of them, or losses by name: ``+PerAtomEnergyLoss()``, ``{+ForceRMSE: {...}}``.
+        config: one loss, a list of them, or losses by name, each as ``+PerAtomEnergyLoss()`` or
+            ``{+ForceRMSE: {weight: 2}}``.
         overrides: arguments of ``graph-pes-train`` after the file, ``loss/forces/+ForceRMSE/weight=0.5``.
         properties: arguments of properties that graph-pes does not say the shape of (``tensor``), by name.
 
     Raises:
-        ValueError: for losses, metrics, arguments and properties that do not exist, and for losses of your own,
-            which are terms here.
+        ValueError: for losses, metrics, arguments and properties that do not exist, and for losses of your
+            own, which are terms here.
     """
     whole = config if isinstance(config, Mapping) and "loss" in config else {"loss": config}
     for override in overrides:

@@ -75,26 +75,47 @@ def node(config: str | Sequence[str] | Mapping[str, Any], *, epoch: int | None =
         ValueError: for flags that MACE does not have or does not allow together, and for weights of heads.
     """
     given = settings(config)
-    check_keys("MACE", given, KNOWN)
-    _check_heads(given.get("heads"))
+    _check(given)
     loss = str(given.get("loss", "weighted"))
-    if loss not in LOSSES:
-        raise ValueError(f"MACE --loss: {unknown('loss', loss, LOSSES)}")
-    made = load(LOSSES[loss])
-    first = {"energy": 1.0, "forces": 1.0} if loss == "ef" else made["weights"]
-    weights = {**first, **_given(given, WEIGHTS, first)}
-    made["weights"] = weights
-    if loss == "ef":
-        _ignore_weights(made)
-    if "huber_delta" in given and "huber_delta" in made:
-        made["huber_delta"] = float(given["huber_delta"])
-    made["config_type_weights"] = _config_types(given.get("config_type_weights", {}))
-    if float(given.get("weight_pt_head", 1.0)) != 1:
-        made["dataset_weights"] = {"pt_head": float(given["weight_pt_head"])}
+    made = _first_stage(loss, given)
     if is_on(given.get("swa", False)):
         _add_second_stage(made, loss, given)
     _warn_of_idle(given, made, loss)
     return made if epoch is None else at_epoch(made, epoch)
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    check_keys("MACE", given, KNOWN)
+    if "config" in given:
+        raise ValueError(
+            f"MACE --config={given['config']} is a file that may say more of the loss; give its text."
+        )
+    if given.get("loss", "weighted") not in LOSSES:
+        raise ValueError(f"MACE --loss: {unknown('loss', given['loss'], LOSSES)}")
+    heads = given.get("heads") or {}
+    for name, head in (ast.literal_eval(heads) if isinstance(heads, str) else heads).items():
+        if "config_type_weights" in (head or {}):
+            raise ValueError(
+                f"MACE: head '{name}' has config_type_weights of its own. Weights of config types are one "
+                "table here; give them in --config_type_weights, and weights of heads as dataset_weights."
+            )
+
+
+def _first_stage(loss: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    made = load(LOSSES[loss])
+    if loss == "ef":
+        made["weights"] = {"energy": 1.0, "forces": 1.0}
+        made["original"] |= {
+            "because": f"--loss=ef reads no weights of terms. {made['original']['because']}",
+            "weights": made["weights"],
+        }
+    made["weights"] = {**made["weights"], **_given(given, WEIGHTS, made["weights"])}
+    if "huber_delta" in given and "huber_delta" in made:
+        made["huber_delta"] = float(given["huber_delta"])
+    made["config_type_weights"] = _config_types(given.get("config_type_weights", {}))
+    head = float(given.get("weight_pt_head", 1.0))
+    made["dataset_weights"] = {} if head == 1 else {"pt_head": head}
+    return made
 
 
 def _given(
@@ -114,21 +135,6 @@ def _config_types(value: Any) -> dict[str, float]:
     weights = mapping_of("MACE --config_type_weights", value or {})
     named = {"default" if name == "Default" else name: float(weight) for name, weight in weights.items()}
     return {name: weight for name, weight in named.items() if weight != 1}
-
-
-def _check_heads(heads: Any) -> None:
-    for name, head in (ast.literal_eval(heads) if isinstance(heads, str) else heads or {}).items():
-        if "config_type_weights" in (head or {}):
-            raise ValueError(
-                f"MACE: head '{name}' has config_type_weights of its own. Weights of config types are one "
-                "table here; give them in --config_type_weights, and weights of heads as dataset_weights."
-            )
-
-
-def _ignore_weights(made: dict[str, Any]) -> None:
-    original = made["original"]
-    original["because"] = f"--loss=ef reads no weights of terms. {original['because']}"
-    original["weights"] = {"energy": 1.0, "forces": 1.0}
 
 
 def _add_second_stage(made: dict[str, Any], loss: str, given: Mapping[str, Any]) -> None:

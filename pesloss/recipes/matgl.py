@@ -27,20 +27,31 @@ TARGETS = ("absolute", "symbreak", None)
 SIGN_SYMMETRIC = "pesloss.losses.terms.sign_symmetric.SignSymmetricTerm"
 
 DEFAULTS: Mapping[str, Any] = {
-    **{
-        "energy_weight": 1.0,
-        "force_weight": 1.0,
-        "stress_weight": 0.0,
-        "magmom_weight": 0.0,
-        "charge_weight": 0.0,
-    },
-    **{"loss": "mse_loss", "loss_params": None, "magmom_target": "absolute", "allow_missing_labels": False},
+    "energy_weight": 1.0,
+    "force_weight": 1.0,
+    "stress_weight": 0.0,
+    "magmom_weight": 0.0,
+    "charge_weight": 0.0,
+    "loss": "mse_loss",
+    "loss_params": None,
+    "magmom_target": "absolute",
+    "allow_missing_labels": False,
 }
 """Arguments of the loss, and what they are where they are not given."""
 
-OTHERS = (
-    "model element_refs include_line_graph data_mean data_std optimizer scheduler lr decay_steps decay_alpha sync_dist"
-).split()
+OTHERS = [
+    "model",
+    "element_refs",
+    "include_line_graph",
+    "data_mean",
+    "data_std",
+    "optimizer",
+    "scheduler",
+    "lr",
+    "decay_steps",
+    "decay_alpha",
+    "sync_dist",
+]
 """Arguments that are not of the loss. The model multiplies by ``data_std`` and adds ``data_mean`` itself."""
 
 

@@ -11,8 +11,9 @@ from pesloss.recipes.reading import check_keys, mapping_of
 
 ORIGINAL = {
     "because": (
-        "Each rank divides by its own number of labels, so that labels of a small batch count more. The cumulative "
-        "part of the losses of spectra is integrated over the batch, which makes it noise: this is not reproduced."
+        "Each rank divides by its own number of labels, so that labels of a small batch count more. The "
+        "cumulative part of the losses of spectra is integrated over the batch instead of the energy, which "
+        "makes it noise: this is not reproduced."
     ),
     "across_ranks": False,
 }
@@ -112,25 +113,27 @@ def node(
     and −virial, whose losses do not depend on the sign. Without targets there is an energy with both.
 
     Args:
-        config: a type for all targets (``mse``); or by target a type, or ``{type, weight, reduction, ...}`` with
-            ``forces``, ``stress`` or ``virial``, or ``gradients``; or the options that hold it.
+        config: a type for all targets (``mse``); or by target a type, or ``{type, weight, reduction, ...}``
+            with ``forces``, ``stress`` or ``virial``, or ``gradients``; or the options that hold it.
         targets: the ``targets`` section of the training set; by default that of the options.
-        per_structure_targets: targets that are not divided by the number of atoms, besides those of the options.
-        scales: σ by target that metatrain's ``scale_targets`` has found, a number or by element; 1 by default.
+        per_structure_targets: targets that are not divided by the number of atoms, besides those of the
+            options.
+        scales: σ by target that metatrain's ``scale_targets`` has found, a number or by element; 1 by
+            default.
 
     Raises:
-        ValueError: for targets, types, keys and reductions that do not exist, forces of what is no energy, and
-            ``scale_targets: true`` without ``scales``.
+        ValueError: for targets, types, keys and reductions that do not exist, forces of what is no energy,
+            and ``scale_targets: true`` without ``scales``.
     """
     section, told, training = _sections(config)
     if training.get("scale_targets") is True and scales is None:
         raise ValueError(
-            "scale_targets: metatrain divides labels by the root mean square of the training set. Give what it "
-            "found, scales={target: number}, with the forces in the unit of their energy; or {} for 1."
+            "scale_targets: metatrain divides labels, and forces with their energy, by the root mean square "
+            "of the training set. Give what it found, scales={target: number}; or {} for 1."
         )
     skipped = {*per_structure_targets, *training.get("per_structure_targets", [])}
     known = _targets(section, told if targets is None else targets, skipped, scales or {})
-    raw = {name: section for name in known} if isinstance(section, str) else section
+    raw = dict.fromkeys(known, section) if isinstance(section, str) else section
     terms: dict[str, dict[str, Any]] = {}
     for name, target in known.items():
         spread = isinstance(section, str)
@@ -220,7 +223,8 @@ def _gradients(where: str, target: Target, spec: Mapping[str, Any]) -> dict[str,
     short = [key for key in SHORTHANDS if key in spec]
     if short and not target.is_energy:
         raise ValueError(
-            f"{where}: '{short[0]}' is of an energy; say quantity: energy in the target '{target.name}' if it is."
+            f"{where}: '{short[0]}' is of an energy; say quantity: energy in the target '{target.name}' "
+            "if it is."
         )
     if "stress" in short and "virial" in short:
         raise ValueError(f"{where}: stress and virial are one gradient; give one of them.")
@@ -232,9 +236,7 @@ def _gradients(where: str, target: Target, spec: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _term(
-    where: str, target: Target, spec: Mapping[str, Any], gradient: str | None = None
-) -> dict[str, Any]:
+def _term(where: str, target: Target, spec: Mapping[str, Any], gradient: str | None = None) -> dict[str, Any]:
     kind = spec.get("type", "mse")
     if kind not in TYPES:
         raise ValueError(f"{where}: {unknown('type', kind, TYPES)}")

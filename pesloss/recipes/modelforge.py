@@ -6,14 +6,68 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
+from pesloss.building import build
+from pesloss.losses import PropertyTerm
 from pesloss.recipes.reading import check_keys, mapping_of
 from pesloss.recipes.recipe import load
+from pesloss.recipes.stages import at_epoch, staged
 
 Node = dict[str, Any]
 
 KEYS = ("loss_components", "weight", "target_weight", "mixing_steps")
 SPINS = {"name": "spin_multiplicities", "rows": "atom"}
 PER_ATOM: Node = {"penalty": "squared", "reduction": "per_structure"}
+
+
+def ForceSquaredError(*, weight: float = 1.0) -> PropertyTerm:  # noqa: N802
+    """Squared errors of the forces of each structure, over 3N; in (kJ/mol/nm)²."""
+    return _build({**_components()["per_atom_force"][1], "weight": weight})
+
+
+def EnergySquaredError(  # noqa: N802
+    scale_by_number_of_atoms: bool = True, *, weight: float = 1.0
+) -> PropertyTerm:
+    """Squared errors of the energy, or these over N; in (kJ/mol)²."""
+    name = "per_atom_energy" if scale_by_number_of_atoms else "per_system_energy"
+    return _build({**_components()[name][1], "weight": weight})
+
+
+def TotalChargeError(  # noqa: N802
+    scale_by_number_of_atoms: bool = False, *, derived: bool = True, weight: float = 1.0
+) -> PropertyTerm:
+    """Squared errors of the total charge, or these over N; in e².
+
+    Args:
+        scale_by_number_of_atoms: divide by N, which modelforge offers and does not do.
+        derived: whether it is the sum of predicted charges, or predicted itself.
+        weight: prior weight in the total.
+    """
+    return _molecular("per_system_total_charge", scale_by_number_of_atoms, derived, weight)
+
+
+def PerSystemDipoleMomentError(  # noqa: N802
+    scale_by_number_of_atoms: bool = False, *, derived: bool = True, weight: float = 1.0
+) -> PropertyTerm:
+    """Squared lengths of the errors of the dipole, or these over N; in (e·nm)².
+
+    Args:
+        scale_by_number_of_atoms: divide by N, which modelforge offers and does not do.
+        derived: whether it follows from predicted charges, or is predicted itself.
+        weight: prior weight in the total.
+    """
+    return _molecular("per_system_dipole_moment", scale_by_number_of_atoms, derived, weight)
+
+
+def _molecular(component: str, scaled: bool, derived: bool, weight: float) -> PropertyTerm:
+    term = {**_components()[component][1], "weight": weight}
+    if scaled:
+        outer = term.get("residual", {"_target_": "pesloss.losses.Scaled", "factor": 1.0})
+        term["residual"] = {**outer, "residual": {"_target_": "pesloss.losses.PerAtom", "exponent": 0.5}}
+    return _build(term if derived else {key: value for key, value in term.items() if key != "prediction"})
+
+
+def _build(term: Node) -> PropertyTerm:
+    return build({"_target_": "pesloss.losses.PropertyTerm", **term})
 
 
 def _components() -> dict[str, tuple[str, Node]]:
@@ -58,17 +112,10 @@ def node(config: Any, *, epoch: int | None = None, derived: bool = True) -> Node
             term = {key: value for key, value in term.items() if key != "prediction"}
         terms[name], plans[name] = term, _plan(component, table)
     recipe = {"_target_": "pesloss.recipes.Recipe", "project": "modelforge", "terms": terms}
-    if epoch is not None:
-        weights = {name: plan[min(epoch, len(plan) - 1)] for name, plan in plans.items()}
-        return {**recipe, "weights": weights}
-    weights = {name: max(plan) for name, plan in plans.items()}
-    factors = {
-        name: {at: value / weights[name] for at, value in enumerate(plan)}
-        for name, plan in plans.items()
-        if len(plan) > 1
-    }
-    schedule = {"weighting": {"_target_": "pesloss.weighting.Schedule", "by": "epoch", "factors": factors}}
-    return {**recipe, "weights": weights, **(schedule if factors else {})}
+    last = max(map(len, plans.values()))
+    stages = {at: {name: plan[min(at, len(plan) - 1)] for name, plan in plans.items()} for at in range(last)}
+    recipe |= staged(stages)
+    return recipe if epoch is None else at_epoch(recipe, epoch)
 
 
 def _table(config: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -19,12 +19,10 @@ def as_data(config: Any) -> Any:
     """
     if not isinstance(config, str):
         return config
-    for read in (json.loads, _toml, yaml.safe_load):
-        try:
-            return read(config)
-        except (ImportError, ValueError, yaml.YAMLError) as error:
-            reason = error
-    raise ValueError(f"The config is neither JSON nor TOML nor YAML: {reason}")
+    found = next(filter(None, (_read(read, config) for read in (json.loads, _toml, yaml.safe_load))), None)
+    if found is None:
+        raise ValueError(f"The config is neither JSON nor TOML nor YAML: {config[:200]!r}")
+    return found
 
 
 def check_keys(where: str, mapping: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -48,6 +46,14 @@ def mapping_of(where: str, config: Any) -> dict[str, Any]:
     if not isinstance(config, Mapping):
         raise ValueError(f"{where} must be a mapping, got {config!r}.")
     return {str(key): value for key, value in config.items()}
+
+
+def _read(read: Callable[[str], Any], text: str) -> Any:
+    """What a text says in a language, ``None`` if it is not in it."""
+    try:
+        return read(text)
+    except (ImportError, ValueError, yaml.YAMLError):
+        return None
 
 
 def _toml(text: str) -> Any:

@@ -27,7 +27,7 @@ LOSSES: Mapping[str, tuple[str, str | None]] = {
 REDUCTIONS = ("mean", "sum")
 NAMES: Mapping[str, str | Mapping[str, Any]] = {
     **{name: name for name in PROPERTIES},
-    **{name: "energy" for name in ("energy_U0", "energy_U", "enthalpy_H", "free_energy")},
+    **dict.fromkeys(("energy_U0", "energy_U", "enthalpy_H", "free_energy"), "energy"),
     "dipole_moment": "dipole",
     "partial_charges": "charges",
     "shielding": {"name": "shielding", "rows": "atom", "shape": [3, 3]},
@@ -63,8 +63,8 @@ def node(config: Any, *, properties: Mapping[str, str | Mapping[str, Any]] | Non
     """The loss of a SchNetPack task: a list of outputs, a task, or the config that holds one.
 
     Args:
-        config: ``[{_target_: schnetpack.task.ModelOutput, name: ..., loss_fn: ...}, ...]``, or where that stands.
-        properties: property of ours for names of outputs that are not known here, by name or as its arguments.
+        config: ``[{_target_: schnetpack.task.ModelOutput, name: ..., loss_fn: ...}, ...]``, or where it is.
+        properties: what outputs of names that are not known here are, a property's name or its arguments.
 
     Raises:
         ValueError: for keys, targets and losses that SchNetPack, torch or we do not have.
@@ -129,8 +129,8 @@ def _own(output: Mapping[str, Any]) -> dict[str, Any]:
     function = mapping_of("loss_fn", output["loss_fn"])
     if not str(function.get("_target_", "")).startswith("pesloss.losses."):
         raise ValueError(
-            f"Output '{output['name']}' has no target, and its loss_fn {function.get('_target_')} is code of your own; "
-            "give the penalty whose mean it is, such as {_target_: pesloss.losses.Squared}."
+            f"Output '{output['name']}' has no target, and its loss_fn {function.get('_target_')} is code of "
+            "your own; give the penalty whose mean it is, such as {_target_: pesloss.losses.Squared}."
         )
     return function
 

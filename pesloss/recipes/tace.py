@@ -24,7 +24,6 @@ TARGETS: Mapping[str, Sequence[str]] = {
 COUNTED = ("stress", "direct_stress", "virials", "direct_virials")
 """Properties whose labels TACE counts; of the others it divides by the number of all entries."""
 DENOISING = "_dens_"
-RATIO = "dens_loss_ratio"
 NOISE = {
     "_target_": "pesloss.losses.terms.denoising.DenoisingTerm",
     "denoising": "noise_vec",
@@ -32,12 +31,19 @@ NOISE = {
     "max_force": 2.5,
     "hidden": [*COUNTED],
 }
+OF_CURL = "mse_direct_forces_curl"
+CURL = {
+    "_target_": "pesloss.losses.terms.conservative.CurlPenalty",
+    "property": {"name": "direct_forces", "rows": "atom", "shape": [3], "unit": "eV/Å"},
+}
 ALL_ENTRIES = {"_target_": "pesloss.losses.Mean", "denominator": "entries"}
 UPPER = {"_target_": "pesloss.losses.Voigt", "triangle": "upper"}
 BECAUSE = (
-    "Labels that are missing, or of weight 0, stay in the denominator, except those of stress and virials; weights "
-    "stand inside Huber penalties and move their threshold; the conditional Huber loss has none, so that "
-    "predictions without a label are trained toward 0; of a stress in six numbers the upper triangle alone is read."
+    "Labels that are missing, or of weight 0, stay in the denominator, except those of stress and virials; "
+    "weights stand inside Huber penalties and move their threshold; the conditional Huber loss has none, so "
+    "that predictions without a label are trained toward 0; of a stress in six numbers the upper triangle "
+    "alone is read. The curl is that of one random pair of components of the whole batch: this is not "
+    "reproduced, nor are weights inside the Huber penalty of noise."
 )
 
 
@@ -62,9 +68,10 @@ class Clean(Mask):
 def node(config: Any) -> dict[str, Any]:
     """The ``loss`` section of a TACE config, or the whole file, as a node of ours.
 
-    Predictions and labels keep TACE's names (``virials``, ``direct_forces``), and the weight of a structure is
-    its ``entropy``, times its ``weight``. Forces with denoising (``dens``) are a
-    :class:`pesloss.losses.terms.denoising.DenoisingTerm`, which puts the noise on by itself, with TACE's settings.
+    Predictions and labels keep TACE's names (``virials``, ``direct_forces``), and the weight of a structure
+    is its ``entropy``, times its ``weight``. Forces with denoising (``dens``) are a
+    :class:`pesloss.losses.terms.denoising.DenoisingTerm`, which puts the noise on by itself, with TACE's
+    settings.
 
     Raises:
         ValueError: for keys, losses, functions and properties that do not exist, and lists that do not fit.
@@ -75,50 +82,63 @@ def node(config: Any) -> dict[str, Any]:
     if front not in TARGETS:
         raise ValueError(f"loss._target_: {unknown('loss', front, TARGETS)}")
     check_keys("loss", section, TARGETS[front])
+    for key in LISTS:
+        if not isinstance(section.get(key), Sequence) or isinstance(section.get(key), str):
+            raise ValueError(f"loss.{key} must be a list, got {section.get(key)!r}.")
+    curl = _without_curl(section)
     entries, ratios = _entries(front, section)
-    there = {name: _as_there(entry, ratios.get(name)) for name, entry in entries.items()}
-    scale = sum(entry.weight for entry in entries.values()) if section.get("normalize") else 1.0
+    weights = {**{name: entry.weight for name, entry in entries.items()}, **curl}
+    scale = sum(weights.values()) if section.get("normalize") else 1.0
     deltas = {name: entry.delta for name, entry in entries.items() if entry.delta is not None}
-    made: dict[str, Any] = {
+    there = {name: _as_there(entry, ratios.get(name)) for name, entry in entries.items()}
+    terms = {name: _term(entry, ratios.get(name)) for name, entry in entries.items()}
+    learned = {"_target_": "pesloss.weighting.Uncertainty", "form": "tace", "learning_rate": None}
+    return {
         "_target_": "pesloss.recipes.Recipe",
         "project": "tace",
         "structure_weight": "entropy",
-        "weights": {name: entry.weight / scale for name, entry in entries.items()},
+        "weights": {name: weight / scale for name, weight in weights.items()},
         "huber_delta": deltas or None,
-        "terms": {name: _term(entry, ratios.get(name)) for name, entry in entries.items()},
+        "weighting": learned if front == "UncertaintyLoss" else "fixed",
+        "terms": {**terms, **{name: dict(CURL) for name in curl}},
         "original": {"because": BECAUSE, "terms": {name: term for name, term in there.items() if term}},
     }
-    if front == "UncertaintyLoss":
-        made["weighting"] = {"_target_": "pesloss.weighting.Uncertainty", "form": "tace", "learning_rate": None}
-    return made
+
+
+def _without_curl(section: dict[str, Any]) -> dict[str, float]:
+    """Weight of the curl, by its name, which is taken out of the lists."""
+    functions = section["loss_function_name"]
+    if OF_CURL not in functions:
+        return {}
+    place = functions.index(OF_CURL)
+    weight = section["loss_property_weights"][place]
+    for key, values in section.items():
+        if isinstance(values, list):
+            section[key] = [value for i, value in enumerate(values) if i != place]
+    return {OF_CURL: weight}
 
 
 def _entries(front: str, section: Mapping[str, Any]) -> tuple[dict[str, FlatTerm], dict[str, float]]:
     """Entries of the lists by name, and the weight of the noise for those with denoising."""
-    for key in LISTS:
-        if not isinstance(section.get(key), Sequence) or isinstance(section.get(key), str):
-            raise ValueError(f"loss.{key} must be a list, got {section.get(key)!r}.")
     properties, functions, weights = (list(section[key]) for key in LISTS)
     plain = [function.replace(DENOISING, "_") for function in functions]
     if front == "NormalLoss" and len(properties) < len(functions):
         properties = [property_of(function) for function in plain]  # TACE reads the functions alone
-    kwargs = section.get("loss_function_kwargs")
-    ratios = [0.05] * len(functions)
-    if kwargs is not None:
-        ratios = [_ratio(function, its or {}) for function, its in zip(functions, kwargs, strict=False)]
-        kwargs = [
-            {key: value for key, value in (its or {}).items() if key != RATIO or DENOISING not in function}
-            for function, its in zip(functions, kwargs, strict=False)
-        ]
-    entries = flat_entries(properties, plain, weights, section.get("loss_huber_delta"), kwargs)
-    together = zip(entries, functions, ratios, strict=True)
-    return entries, {name: ratio for name, function, ratio in together if DENOISING in function}
+    given = section.get("loss_function_kwargs")
+    kwargs = [dict(its or {}) for its in given or [{}] * len(functions)]
+    dense = zip(functions, kwargs, strict=False)
+    ratios = [_ratio(function, its) if DENOISING in function else None for function, its in dense]
+    deltas = section.get("loss_huber_delta")
+    entries = flat_entries(properties, plain, weights, deltas, None if given is None else kwargs)
+    named = zip(entries, ratios, strict=True)
+    return entries, {name: ratio for name, ratio in named if ratio is not None}
 
 
-def _ratio(function: str, kwargs: Mapping[str, Any]) -> float:
-    ratio = kwargs.get(RATIO, 0.05)
+def _ratio(function: str, kwargs: dict[str, Any]) -> float:
+    """Weight of the noise, which is taken out of the arguments."""
+    ratio = kwargs.pop("dens_loss_ratio", 0.05)
     if not ratio >= 0:
-        raise ValueError(f"{RATIO} of '{function}' must not be negative, got {ratio}.")
+        raise ValueError(f"dens_loss_ratio of '{function}' must not be negative, got {ratio}.")
     return ratio
 
 
@@ -132,7 +152,11 @@ def _term(entry: FlatTerm, ratio: float | None) -> dict[str, Any]:
     }
     if ratio is not None and prop.rows == "atom":
         return {**NOISE, **made, "ratio": ratio}
-    mask = {} if ratio is None else {"mask": {"_target_": "pesloss.recipes.tace.Clean", "key": "dens_batch_mask"}}
+    mask = (
+        {}
+        if ratio is None
+        else {"mask": {"_target_": "pesloss.recipes.tace.Clean", "key": "dens_batch_mask"}}
+    )
     return {**made, "residual": _residual(entry), **mask}
 
 

@@ -131,7 +131,7 @@ def check_labels(loss: TotalLoss, data: LoadedData) -> None:
                 f"loss.weights.{name}=0."
             )
     known = {"config_type": data.config_types, "dataset": data.datasets}
-    for key, names in loss.group_names.items():
+    for key, names in loss.group_weights.items():
         for name in names:
             if name not in known[key]:
                 raise ValueError(f"loss.{key}_weights: {unknown(key, name, known[key])}")

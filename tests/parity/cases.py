@@ -65,7 +65,7 @@ def case(
     because: str = "",
     **drawing: Any,
 ) -> Callable[[Callable[[Drawn], Tensor]], Callable[[Drawn], Tensor]]:
-    """Register a function that gives the original's total as a case; see :class:`Case` and :class:`Drawing`."""
+    """Register a function that gives the original's total, see :class:`Case` and :class:`Drawing`."""
     if (loss is None) == (config is None):
         raise TypeError("A case is of a recipe (loss=...) or of a config (config=(project, ...)).")
     if (tolerance > 1e-12) != bool(because):

@@ -78,7 +78,11 @@ def said(made):
     """Weight, parts and delta of each term."""
     deltas = made["huber_delta"] or {}
     return {
-        name: (made["weights"][name], *(term[key] for key in KEYS), *([deltas[name]] if name in deltas else []))
+        name: (
+            made["weights"][name],
+            *(term[key] for key in KEYS),
+            *([deltas[name]] if name in deltas else []),
+        )
         for name, term in made["terms"].items()
     }
 
@@ -119,7 +123,10 @@ def test_a_term_is_given_a_shape():
         ("{+PropertyLoss: {property: energi}}", "did you mean 'energy'"),
         ("{+PropertyLoss: {property: energy, metric: +RMSD()}}", "did you mean 'RMSE'"),
         ("{+PropertyLoss: {property: energy, metric: {+Huber: {dela: 1}}}}", "did you mean 'delta'"),
-        ("[+PerAtomEnergyLoss(), {+my.module.CustomLoss: {alpha: 0.5}}]", r"my.module.CustomLoss.*pesloss.Term"),
+        (
+            "[+PerAtomEnergyLoss(), {+my.module.CustomLoss: {alpha: 0.5}}]",
+            r"my.module.CustomLoss.*pesloss.Term",
+        ),
         ("W: 1\nloss: {+ForceRMSE: {weight: =/V}}", "leads nowhere. Unknown key 'V'"),
     ],
 )
@@ -138,7 +145,12 @@ def test_the_names_its_users_know():
     batch = make()
     predictions = leaves(batch)
     named = TotalLoss(
-        [PerAtomEnergyLoss("RMSE", weight=4), ForceRMSE(2), PropertyLoss("stress", Huber(0.1)), PropertyLoss("energy", MAE)]
+        [
+            PerAtomEnergyLoss("RMSE", weight=4),
+            ForceRMSE(2),
+            PropertyLoss("stress", Huber(0.1)),
+            PropertyLoss("energy", MAE),
+        ]
     )
     spelt = OurTotalLoss(
         {

@@ -9,7 +9,11 @@ from pesloss.data.reading.units import DIMENSIONS, Powers, Scale, Unit, as_unit,
 from pesloss.losses.properties import Property
 
 ASE_UNITS: Mapping[str, str] = {"energy": "eV", "length": "Å", "charge": "e"}
-BASES: Mapping[str, Powers] = {"energy": (1, 0, 0, 0), "length": (0, 1, 0, 0), "charge": (0, 0, 1, 0)}
+BASES: Mapping[str, Powers] = {
+    "energy": (1, 0, 0, 0, 0),
+    "length": (0, 1, 0, 0, 0),
+    "charge": (0, 0, 1, 0, 0),
+}
 
 
 class Conversions:

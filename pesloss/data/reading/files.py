@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pesloss.data.reading.voigt import VOIGT_ASE, voigt_order
+from pesloss.losses.voigt import VOIGT_ASE, voigt_order
 from pesloss.names import unknown
 
 FilePath: TypeAlias = str | Path

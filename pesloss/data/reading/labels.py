@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from pesloss.data.reading.formats.base import ARRAYS, DATA, INFO, RESULTS, WHERE, Place
-from pesloss.data.reading.voigt import VOIGT_ASE, voigt_index
+from pesloss.data.reading.voigt import voigt_index
 from pesloss.losses.properties import PROPERTIES, Property
+from pesloss.losses.voigt import VOIGT_ASE
 
 PREFIXES = ("", "REF_", "ref_", "DFT_", "dft_")
 """What people put before a property's name, so that ASE leaves it in ``info`` or ``arrays``."""

@@ -25,9 +25,10 @@ from pesloss.data.reading.labels import (
     spellings,
 )
 from pesloss.data.reading.units import Scale
-from pesloss.data.reading.voigt import VOIGT_ASE, voigt_index
+from pesloss.data.reading.voigt import voigt_index
 from pesloss.data.reading.weights import Spread, as_weight, spreads, weight_places
 from pesloss.losses.properties import Property
+from pesloss.losses.voigt import VOIGT_ASE
 
 Signature: TypeAlias = tuple[Any, ...]
 Found: TypeAlias = Sequence[tuple[Place, np.ndarray]]

@@ -13,24 +13,24 @@ from ase import units
 
 from pesloss.names import unknown
 
-Powers: TypeAlias = tuple[int, int, int, int]
+Powers: TypeAlias = tuple[int, int, int, int, int]
 
-DIMENSIONS = ("energy", "length", "charge", "atom")
+DIMENSIONS = ("energy", "length", "charge", "atom", "magnetic moment")
 ATOMIC_UNITS = ("a.u.", "au", "atomic units")
-NONE: Powers = (0, 0, 0, 0)
-PER_ATOM: Powers = (0, 0, 0, -1)
+NONE: Powers = (0, 0, 0, 0, 0)
+PER_ATOM: Powers = (0, 0, 0, -1, 0)
 # a polarizability in the Gaussian system is a volume, α' = α / 4πε₀
 COULOMB_CONSTANT = units.Hartree * units.Bohr
-COULOMB_POWERS: Powers = (1, 1, -2, 0)
+COULOMB_POWERS: Powers = (1, 1, -2, 0, 0)
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of the form ``energy^a · length^b · charge^c · atom^d``.
+    """A unit of the form ``energy^a · length^b · charge^c · atom^d · moment^e``.
 
     Args:
-        factor: how many units made of eV, Å and e it is.
-        powers: the powers of energy, length, charge and number of atoms.
+        factor: how many units made of eV, Å, e and μB it is.
+        powers: the powers of energy, length, charge, number of atoms and magnetic moment.
         text: how it was written.
     """
 
@@ -39,12 +39,12 @@ class Unit:
     text: str = ""
 
     def __mul__(self, other: Unit) -> Unit:
-        a, b, c, d = (mine + theirs for mine, theirs in zip(self.powers, other.powers, strict=True))
-        return Unit(self.factor * other.factor, (a, b, c, d))
+        a, b, c, d, e = (mine + theirs for mine, theirs in zip(self.powers, other.powers, strict=True))
+        return Unit(self.factor * other.factor, (a, b, c, d, e))
 
     def __pow__(self, power: int) -> Unit:
-        a, b, c, d = (power * mine for mine in self.powers)
-        return Unit(self.factor**power, (a, b, c, d))
+        a, b, c, d, e = (power * mine for mine in self.powers)
+        return Unit(self.factor**power, (a, b, c, d, e))
 
     @property
     def dimension(self) -> str:
@@ -88,15 +88,16 @@ def _names() -> dict[str, Unit]:
     charges = {"e elementary_charge": 1.0, "C coulomb": units.C}
     pressures = {"Pa": 1.0, "kPa": 1e3, "MPa": 1e6, "GPa gpa": 1e9, "bar": 1e5, "kbar kB": 1e8, "Mbar": 1e11}
     others = {
-        "Debye debye D": (units.Debye, (0, 1, 1, 0)),
-        "V": (1.0, (1, 0, -1, 0)),
+        "Debye debye D": (units.Debye, (0, 1, 1, 0, 0)),
+        "V": (1.0, (1, 0, -1, 0, 0)),
         "mol mole": (units.mol, NONE),
-        "atom atoms": (1.0, (0, 0, 0, 1)),
+        "atom atoms": (1.0, (0, 0, 0, 1, 0)),
+        "μB muB mu_B bohr_magneton": (1.0, (0, 0, 0, 0, 1)),
     }
-    table = {words: (factor, (1, 0, 0, 0)) for words, factor in energies.items()}
-    table |= {words: (factor, (0, 1, 0, 0)) for words, factor in lengths.items()}
-    table |= {words: (factor, (0, 0, 1, 0)) for words, factor in charges.items()}
-    table |= {words: (factor * units.Pascal, (1, -3, 0, 0)) for words, factor in pressures.items()}
+    table = {words: (factor, (1, 0, 0, 0, 0)) for words, factor in energies.items()}
+    table |= {words: (factor, (0, 1, 0, 0, 0)) for words, factor in lengths.items()}
+    table |= {words: (factor, (0, 0, 1, 0, 0)) for words, factor in charges.items()}
+    table |= {words: (factor * units.Pascal, (1, -3, 0, 0, 0)) for words, factor in pressures.items()}
     table |= others
     return {name: Unit(factor, powers) for words, (factor, powers) in table.items() for name in words.split()}
 
@@ -230,5 +231,9 @@ def scale(text: str, target: Unit, *, extensive: bool = False) -> Scale:
 
 
 def _atomic(target: Unit) -> float:
-    energy, length, *_ = target.powers
+    energy, length, _, _, moment = target.powers
+    if moment:
+        raise ValueError(
+            "Atomic units of a magnetic moment are 2 μB, but many files mean μB; give the unit by its name."
+        )
     return units.Hartree**energy * units.Bohr**length / target.factor

@@ -5,8 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from pesloss.losses.batch import over_entries
 
 
 class Penalty(nn.Module, ABC):
@@ -35,6 +38,28 @@ class Penalty(nn.Module, ABC):
     @abstractmethod
     def formula(self, r: str) -> str:
         """The cost in symbols, ``r`` being the residual's."""
+
+    def slope(
+        self, residual: Float[Tensor, "rows *entry"], label: Float[Tensor, "rows *label_entry"]
+    ) -> tuple[Float[Tensor, "rows *cost"], Float[Tensor, "rows *entry"]]:
+        """Costs, and the derivative of each by its residual: by autograd, unless it knows a formula."""
+        with torch.enable_grad():
+            residual = residual.detach().requires_grad_()
+            costs = self(residual, label)
+            (slope,) = torch.autograd.grad(costs.sum(), residual)
+        return costs.detach(), slope
+
+    def weighted_slope(
+        self,
+        residual: Float[Tensor, "rows *entry"],
+        label: Float[Tensor, "rows *label_entry"],
+        weights: Float[Tensor, "#rows *weight"] | None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows *entry"]]:
+        """Sum of the weighted costs, and its derivative by each residual."""
+        costs, slope = self.slope(residual, label)
+        if weights is None:
+            return costs.sum(), slope
+        return (costs * weights).sum(), slope * over_entries(weights, slope.dim() - 1)
 
     def linear_share(
         self, residual: Float[Tensor, "rows *entry"], label: Float[Tensor, "rows *label_entry"]

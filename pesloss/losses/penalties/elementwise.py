@@ -16,6 +16,15 @@ class Squared(Penalty):
     def forward(self, residual: Tensor, label: Tensor) -> Tensor:
         return residual * residual
 
+    def slope(self, residual: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        return residual * residual, 2 * residual
+
+    def weighted_slope(
+        self, residual: Tensor, label: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        pull = residual if weights is None else residual * weights
+        return (pull * residual).sum(), 2 * pull
+
     def formula(self, r: str) -> str:
         return f"{r}²"
 
@@ -25,6 +34,9 @@ class Absolute(Penalty):
 
     def forward(self, residual: Tensor, label: Tensor) -> Tensor:
         return residual.abs()
+
+    def slope(self, residual: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        return residual.abs(), residual.sign()
 
     def formula(self, r: str) -> str:
         return f"|{r}|"

@@ -109,6 +109,12 @@ class Huber(HuberLike):
         P. J. Huber, Ann. Math. Statist. 35, 73 (1964).
     """
 
+    def slope(self, residual: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        delta = self._closed(residual.dtype)
+        near = residual.clamp(-delta, delta)
+        cost = near * torch.sub(residual, near, alpha=0.5)
+        return (cost / delta, near / delta) if self.scale else (cost, near)
+
     def formula(self, r: str) -> str:
         return f"{huber_formula(f'|{r}|', self.scale)}, δ = {self.shown}"
 

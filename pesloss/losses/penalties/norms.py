@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pesloss.losses.batch import flat_rows
+from pesloss.losses.batch import flat_rows, spread_rows
 from pesloss.losses.penalties.base import Penalty
 
 
@@ -25,6 +25,10 @@ class L2Norm(Penalty):
     def forward(self, residual: Tensor, label: Tensor) -> Tensor:
         return length(residual)
 
+    def slope(self, residual: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        size = length(residual)
+        return size, residual / spread_rows(torch.where(size > 0, size, 1), residual.dim() - 1)
+
     def formula(self, r: str) -> str:
         return f"‖{r}‖"
 
@@ -39,6 +43,9 @@ class SquaredNorm(Penalty):
 
     def forward(self, residual: Tensor, label: Tensor) -> Tensor:
         return flat_rows(residual).square().sum(1)
+
+    def slope(self, residual: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        return self(residual, label), 2 * residual
 
     def formula(self, r: str) -> str:
         return f"‖{r}‖²"

@@ -47,6 +47,12 @@ class Residual(nn.Module, ABC):
             batch: the structures they belong to.
         """
 
+    def adjoint(
+        self, slope: Float[Tensor, "rows *residual"], batch: Batch
+    ) -> Float[Tensor, "rows *entry"] | None:
+        """Derivative of costs by the prediction, from that by the residual; ``None`` leaves it to autograd."""
+        return None
+
     def labelled(self, label: Float[Tensor, "rows *entry"]) -> Bool[Tensor, "rows *residual"]:
         """Which entries of the residual have a label, where NaN stands for a missing one."""
         return label == label  # noqa: PLR0124, half the cost of ~isnan

@@ -18,6 +18,9 @@ class Difference(Residual):
     def forward(self, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
         return prediction - label
 
+    def adjoint(self, slope: Tensor, batch: Batch) -> Tensor:
+        return slope
+
     def formula(self, name: str) -> str:
         return f"Δ{name}"
 
@@ -51,11 +54,13 @@ class PerAtom(Residual):
         return super().entry_shape(prop)
 
     def forward(self, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
-        difference = prediction - label
+        return self.adjoint(prediction - label, batch)
+
+    def adjoint(self, slope: Tensor, batch: Batch) -> Tensor:
         atoms = atom_counts(batch)
         if self.exponent != 1:
-            atoms = torch.pow(atoms.to(difference.dtype), self.exponent)
-        return difference / spread_rows(atoms, difference.dim() - 1)
+            atoms = torch.pow(atoms.to(slope.dtype), self.exponent)
+        return slope / spread_rows(atoms, slope.dim() - 1)
 
     def formula(self, name: str) -> str:
         return f"Δ{name} / N{self._power}"

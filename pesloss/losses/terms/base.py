@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from pesloss.losses.batch import Batch, Channels, Predictions
 from pesloss.losses.properties import Property
 
+FLOATS = (torch.float32, torch.float64)
+
 
 class Counts(NamedTuple):
     """What a batch contributes to the denominators of a term; both add up over batches and ranks.
@@ -78,6 +80,20 @@ class Term(nn.Module, ABC):
         """Sums and denominators of a batch, for terms that find both in less time than one by one."""
         return self(predictions, batch), self.count(batch)
 
+    def is_explicit(self, predictions: Predictions, batch: Batch) -> bool:
+        """Whether ``measure_with_slope`` says all there is to differentiate, and ``channels`` is 1."""
+        return False
+
+    def explicit_input(self, predictions: Predictions) -> Tensor:
+        """The one prediction that such a term depends on."""
+        raise NotImplementedError
+
+    def measure_with_slope(
+        self, predictions: Predictions, batch: Batch
+    ) -> tuple[Float[Tensor, ""], Counts, Float[Tensor, "rows *entry"]]:
+        """Sum, denominators, and the derivative of the sum by the prediction."""
+        raise NotImplementedError
+
     @abstractmethod
     def value(self, sums: Channels, counts: Channels) -> Float[Tensor, ""]:
         """Value of the term from the sum and count of a whole optimizer step."""
@@ -102,7 +118,7 @@ class Term(nn.Module, ABC):
         """Told once, by whoever trains, the model; for terms that ``needs_model``."""
 
     def fit(self, batch: Batch) -> None:
-        """Told the training structures, batch after batch, by whoever trains; for terms that ``needs_fit``."""
+        """Told the training structures, batch after batch, by who trains; for terms that ``needs_fit``."""
 
     def fitted(self) -> None:
         """Told that these were all.
@@ -139,4 +155,6 @@ def check_weight(name: str, weight: Any) -> float:
 
 def compute_dtype(prediction: Tensor, label: Tensor) -> torch.dtype:
     """Precision of a comparison: the finer of the two, and at least float32."""
+    if prediction.dtype == label.dtype and label.dtype in FLOATS:
+        return label.dtype
     return torch.promote_types(torch.promote_types(prediction.dtype, label.dtype), torch.float32)

@@ -23,8 +23,8 @@ KINDS = ("softmax", "sigmoid")
 class ClassTerm(ScoredTerm):
     r"""Cross-entropy of predicted classes: the surprise of the model at the label.
 
-    ``softmax``: one of C classes is true, with logits x of each. The label is the number y of the class, or the
-    probability t of each class.
+    ``softmax``: one of C classes is true, with logits x of each. The label is the number y of the class, or
+    the probability t of each class.
 
     .. math:: -w_y \ln p_y \quad\text{or}\quad -\sum_c w_c\, t_c \ln p_c, \qquad
               p_c = e^{x_c} \Big/ \sum_k e^{x_k}
@@ -34,8 +34,8 @@ class ClassTerm(ScoredTerm):
     .. math:: -w_c\,\big[t_c \ln p_c + (1 - t_c) \ln(1 - p_c)\big], \qquad p_c = 1 / (1 + e^{-x_c})
 
     Args:
-        property: the label, a :class:`Property` of your own or its arguments: of shape ``()`` for the number of a
-            class, counted from 0, or for yes and no; of shape ``(C,)`` for a number of each class.
+        property: the label, a :class:`Property` of your own or its arguments: of shape ``()`` for the number
+            of a class, counted from 0, or for yes and no; of shape ``(C,)`` for a number of each class.
         kind: ``softmax`` or ``sigmoid``.
         classes: C, for a label that is the number of a class.
         class_weights: w of each class, 1 by default. They do not change by how many labels is divided, except
@@ -48,7 +48,7 @@ class ClassTerm(ScoredTerm):
         weighted_by: entries of the batch that weight the rows.
 
     Raises:
-        ValueError: for an unknown kind, and for a number of classes or of weights that does not fit the property.
+        ValueError: for an unknown kind, and numbers of classes or of weights that do not fit the property.
     """
 
     def __init__(
@@ -74,14 +74,11 @@ class ClassTerm(ScoredTerm):
         self.per_row = kind == "softmax"
         self.by_number = self.per_row and not self.property.shape
         self.classes = self._number(classes)
-        self.logits = f"{self.property.name}_logits" if logits is None else logits
+        name = f"{self.property.name}_logits" if logits is None else logits
+        shape = (self.classes,) if self.per_row else self.property.shape
+        self.outputs = (Property(name, self.property.rows, shape),)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", self._table(class_weights), persistent=False)
-
-    @property
-    def required(self) -> Mapping[str, Property]:
-        shape = (self.classes,) if self.per_row else self.property.shape
-        return {self.logits: Property(self.logits, self.property.rows, shape)}
 
     @property
     def entry(self) -> tuple[int, ...]:
@@ -112,7 +109,7 @@ class ClassTerm(ScoredTerm):
         }[self.kind]
         table = "" if self.class_weights is None else f", w_c = {self.class_weights.tolist()}"
         parts = [
-            f"{self.weight_symbol()}({said}), p = {self.kind}({self.logits}){table}",
+            f"{self.weight_symbol()}({said}), p = {self.kind}({self.outputs[0].name}){table}",
             self.mask.formula(),
         ]
         return self.reduction.formula(" ".join(filter(None, parts)))

@@ -23,10 +23,10 @@ BEYOND = ("ignore", "last")
 
 
 class ConfidenceTerm(ScoredTerm):
-    r"""Cross-entropy of the class of error that a prediction turns out to have: the model learns when to be trusted.
+    r"""Cross-entropy of the class of error that a prediction turns out to have: how far it is to be trusted.
 
-    The error e of a row (of a force: of an atom) is the mean of its components' absolute errors. It lies in one of
-    B bins; their logits x are predicted.
+    The error e of a row (of a force: of an atom) is the mean of its components' absolute errors. It lies in
+    one of B bins, whose logits x are predicted.
 
     .. math:: -\ln p_b, \quad p_b = e^{x_b} \Big/ \sum_k e^{x_k}, \qquad
               \text{edge}_b < e \le \text{edge}_{b+1}
@@ -78,17 +78,13 @@ class ConfidenceTerm(ScoredTerm):
         if beyond not in BEYOND:
             raise ValueError(f"beyond: {unknown('choice', beyond, BEYOND)}")
         self.beyond, self.spacing = beyond, spacing
-        self.logits = f"{self.property.name}_confidence" if logits is None else logits
         self.edges: Tensor
         self.register_buffer("edges", _edges(bins, largest, spacing, smallest), persistent=False)
+        name = f"{self.property.name}_confidence" if logits is None else logits
+        self.outputs = (self.property, Property(name, self.property.rows, (bins,)))
         if beyond == "ignore":
             # how many are left out is known with the predictions only: a sum beside the others
             self.channels, self.linear, self.is_mean = 2 * self.reduction.channels, False, False
-
-    @property
-    def required(self) -> Mapping[str, Property]:
-        logits = Property(self.logits, self.property.rows, (len(self.edges) - 1,))
-        return {**super().required, self.logits: logits}
 
     @property
     def entry(self) -> tuple[int, ...]:
@@ -97,9 +93,9 @@ class ConfidenceTerm(ScoredTerm):
     def score(self, predicted: Sequence[Tensor], label: Tensor, batch: Batch) -> Tensor:
         prediction, logits = predicted
         error = _error(prediction, label)
-        lower, upper = self.edges[:-1].to(error.dtype), self.edges[1:].to(error.dtype)
-        seen = error.detach()[:, None]
-        inside = (seen > lower) & (seen <= upper)
+        edges = self.edges.to(error.dtype)
+        seen = torch.minimum(error.detach(), edges[-1])[:, None]
+        inside = (seen > edges[:-1]) & (seen <= edges[1:])
         # connected to the property with a gradient of zero, and NaN where the error is not finite
         return torch.where(inside, -logits.log_softmax(-1), 0).sum(-1) + 0 * error
 
@@ -118,7 +114,9 @@ class ConfidenceTerm(ScoredTerm):
         number, last = len(self.edges) - 1, self.edges[-1].item()
         bins = f"{number} {self.spacing} bins of |Δ{self.property.name}| up to {last:g}"
         beyond = "larger ones left out" if self.beyond == "ignore" else "larger ones in the last"
-        said = f"{self.weight_symbol()}(−ln p_b), p = softmax({self.logits}), b among {bins}, {beyond}"
+        said = (
+            f"{self.weight_symbol()}(−ln p_b), p = softmax({self.outputs[1].name}), b among {bins}, {beyond}"
+        )
         return self.reduction.formula(" ".join(filter(None, [said, self.mask.formula()])))
 
     def _sums(self, prediction: Tensor, label: Tensor, entries: Entries, predictions: Predictions) -> Tensor:

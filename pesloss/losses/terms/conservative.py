@@ -118,7 +118,7 @@ class RotationPenalty(Vanishing):
     nothing and says something of molecules only: structures with a periodic direction do not count.
 
     Args:
-        of: ``energy`` or ``forces``, or a :class:`Property` like them.
+        property: ``energy`` or ``forces``, or a :class:`Property` like them.
         penalty: part or name, of the three components of τ in eV; ``l2_norm`` is its length.
         reduction: part or name.
         weight: prior weight in the total.
@@ -135,18 +135,18 @@ class RotationPenalty(Vanishing):
 
     def __init__(
         self,
-        of: str | Property | Mapping[str, Any] = "energy",
+        property: str | Property | Mapping[str, Any] = "energy",
         *,
         penalty: Penalty | str = "l2_norm",
         reduction: Reduction | str = "mean",
         weight: float = 1.0,
         weighted_by: Sequence[str] | None = None,
     ) -> None:
-        self.property = as_property(of)
+        self.property = as_property(property)
         if (self.property.rows, tuple(self.property.shape)) not in (("structure", ()), ("atom", (3,))):
             raise ValueError(
-                f"A rotation acts on an energy of structures or on forces of atoms; '{self.property.name}' has "
-                f"one row a {self.property.rows} of shape {tuple(self.property.shape)}."
+                f"A rotation acts on an energy of structures or on forces of atoms; '{self.property.name}' "
+                f"has one row a {self.property.rows} of shape {tuple(self.property.shape)}."
             )
         torque = Property("torque", shape=(3,), unit="eV")
         super().__init__(
@@ -184,10 +184,10 @@ class RotationPenalty(Vanishing):
         return {**batch, "torque": torch.where(periodic, torch.nan, batch["torque"])}
 
     def formula(self) -> str:
-        how = (
-            "−Σ r × forces, of molecules" if self.of_forces else "∂energy/∂ω, ω a rotation of atoms and cell"
-        )
-        return f"{self.term.formula()}; torque = {how}"
+        name = self.property.name
+        of_energy = f"∂{name}/∂ω, ω a rotation of atoms and cell"
+        torque = f"−Σ r × {name}, of molecules" if self.of_forces else of_energy
+        return f"{self.term.formula()}; torque = {torque}"
 
 
 class EquivariancePenalty(Vanishing):
@@ -228,8 +228,9 @@ class EquivariancePenalty(Vanishing):
         self.property = as_property(property)
         if self.property.rows == "pair" or tuple(self.property.shape) not in ((), (3,), (3, 3)):
             raise ValueError(
-                f"A number, vector or 3×3 tensor of structures or atoms can be turned; '{self.property.name}' "
-                f"has one row a {self.property.rows} of shape {tuple(self.property.shape)}."
+                f"A number, vector or 3×3 tensor of structures or atoms can be turned; "
+                f"'{self.property.name}' has one row a {self.property.rows} of shape "
+                f"{tuple(self.property.shape)}."
             )
         error = replace(self.property, name="equivariance_error")
         super().__init__(
@@ -314,8 +315,8 @@ def _net_torque(
 def _check_vector(prop: Property) -> None:
     if prop.rows != "atom" or tuple(prop.shape) != (3,):
         raise ValueError(
-            f"The curl is that of forces, one vector an atom; '{prop.name}' has one row a {prop.rows} of shape "
-            f"{tuple(prop.shape)}."
+            f"The curl is that of forces, one vector an atom; '{prop.name}' has one row a {prop.rows} of "
+            f"shape {tuple(prop.shape)}."
         )
 
 

@@ -141,7 +141,7 @@ class DenoisingTerm(Restated):
         moved = _mask(batch, forces.shape[0])
         noise = batch["noise"] if "noise" in batch else torch.zeros_like(forces)
         label = torch.where(moved[:, None], noise / self.std if self.normalized else noise, forces)
-        weights = torch.where(moved, self.ratio, 1.0).to(label.dtype)
+        weights = label.new_ones(moved.shape).masked_fill(moved, self.ratio)
         return {**batch, self.term.label: label, "noise_weight": weights}
 
     def formula(self) -> str:

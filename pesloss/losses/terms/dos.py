@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pesloss.losses.batch import Batch, Predictions, atom_counts, spread_rows
+from pesloss.losses.batch import Batch, atom_counts, spread_rows
 from pesloss.losses.masks import MASKS, Mask
 from pesloss.losses.properties import Property
 from pesloss.losses.reductions import Reduction
@@ -27,13 +27,13 @@ SLOPE = (1 / 4, -4 / 3, 3.0, -4.0, 25 / 12)
 class DOSTerm(ScoredTerm):
     r"""Distance of two densities of states after the rigid shift of energy that brings them closest.
 
-    The prediction p has more points than the label t. The label is laid over it at every shift s; what is predicted
-    below the label has to vanish. With the label known at the points m:
+    The prediction p has more points than the label t. The label is laid over it at every shift s; what is
+    predicted below the label has to vanish. With the label known at the points m:
 
     .. math:: D = \min_s \int_m \big(p(E + s) - t(E)\big)^2 dE + \int_{E < s} p^2\, dE
 
-    ``gradient_weight`` keeps the prediction flat where nothing is known of it, above the label and in its gaps,
-    ``cumulative_weight`` compares the numbers of states below each energy:
+    ``gradient_weight`` keeps the prediction flat where nothing is known of it, above the label and in its
+    gaps, ``cumulative_weight`` compares the numbers of states below each energy:
 
     .. math:: D + w_\text{g} \int_{\text{not } m} \Big(\frac{dp}{dE}\Big)^2 dE
                 + w_\text{c} \int_m \Big(\int^E_m (p - t)\, dE'\Big)^2 dE
@@ -41,12 +41,12 @@ class DOSTerm(ScoredTerm):
     The value of the term is the mean over structures. The shift is chosen without gradient, in float64.
 
     Args:
-        property: the label, a :class:`Property` of your own or its arguments: shape ``(points,)``, NaN where it is
-            not known.
+        property: the label, a :class:`Property` of your own or its arguments: shape ``(points,)``, NaN where
+            it is not known.
         spacing: of the energy grid, in eV.
         extra: how many points more than the label has are predicted.
-        zeros: whether zeros stand on either side of the prediction, as many as the label has points, so that any
-            shift can be found.
+        zeros: whether zeros stand on either side of the prediction, as many as the label has points, so that
+            any shift can be found.
         padded: whether the label has ``extra`` points in front, which are not read.
         method: how D integrates: ``trapezoid``, or ``sum`` over the points, without the spacing.
         gradient_weight: w of the gradient where nothing is known.
@@ -97,14 +97,10 @@ class DOSTerm(ScoredTerm):
         self.spacing = _number("spacing", spacing, above=True)
         self.gradient_weight = _number("gradient_weight", gradient_weight)
         self.cumulative_weight = _number("cumulative_weight", cumulative_weight)
-        self.prediction = self.property.name if prediction is None else prediction
         self.front = extra if padded else 0
         self.points = self._points(extra)
-        self.predicts = self.points + extra
-
-    @property
-    def required(self) -> Mapping[str, Property]:
-        return {self.prediction: replace(self.property, name=self.prediction, shape=(self.predicts,))}
+        name = self.property.name if prediction is None else prediction
+        self.outputs = (replace(self.property, name=name, shape=(self.points + extra,)),)
 
     def shape_of_label(self, prediction: Tensor) -> tuple[int, ...]:
         return (prediction.shape[0], *self.property.shape)
@@ -152,7 +148,7 @@ class DOSTerm(ScoredTerm):
         return (squared + self._below(spectrum.square())[:, : squared.shape[1]]).argmin(1, keepdim=True)
 
     def formula(self) -> str:
-        p, t = self.prediction, f"{self.property.name}{' / N' if self.per_atom else ''}"
+        p, t = self.outputs[0].name, f"{self.property.name}{' / N' if self.per_atom else ''}"
         integral = "∫" if self.method == "trapezoid" else "Σ"
         score = f"min_s {integral}_known (p(E+s) − t)² + {integral}_below p²"
         if self.gradient_weight:
@@ -182,7 +178,7 @@ class DOSTerm(ScoredTerm):
         known: Bool[Tensor, "rows points"],
         shift: Int[Tensor, "rows 1"],
     ) -> Float[Tensor, "rows"]:
-        """Integral of the squared slope where the label says nothing; below it the prediction vanishes anyway."""
+        """Integral of the squared slope where the label says nothing; below it the prediction vanishes."""
         last = spectrum.shape[1] - len(SLOPE) + 1
         slope = sum(c / self.spacing * spectrum[:, k : k + last] for k, c in enumerate(SLOPE))
         place = torch.arange(len(SLOPE) - 1, spectrum.shape[1], device=shift.device) - shift

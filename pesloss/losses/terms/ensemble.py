@@ -31,8 +31,8 @@ class EnsembleTerm(ScoredTerm):
         \text{empirical\_crps} &= \frac1M \sum_m |Y_m - \text{label}|
                                   - \frac{1}{2M^2} \sum_{mn} |Y_m - Y_n|
 
-    The last, ``fair``, divides by M(M − 1) instead of M² and does not depend on the number of members, on average.
-    Members that are exactly equal are pushed apart by it, in the order of their places.
+    The last, ``fair``, divides by M(M − 1) instead of M² and does not depend on the number of members, on
+    average. Members that are exactly equal are pushed apart by it, in the order of their places.
 
     Args:
         property: name of the property, or a :class:`Property` of your own, or its arguments as a mapping.
@@ -41,7 +41,8 @@ class EnsembleTerm(ScoredTerm):
         members: how many there are; ``None`` for as many as are predicted.
         ensemble: key of the predictions [rows, members, *entry]; ``<property>_ensemble`` by default.
         per_atom: compare energies (or another extensive property) over the number of atoms.
-        floor: smallest variance, in the unit's square; 1e-6 for the likelihood and 1e-12 for the CRPS by default.
+        floor: smallest variance, in the unit's square; by default 1e-6 for the likelihood and 1e-12 for the
+            Gaussian CRPS.
         label: key of the label in the batch, if it is not the property's name.
         mask: part or name.
         reduction: part or name.
@@ -78,16 +79,12 @@ class EnsembleTerm(ScoredTerm):
         )
         self.kind, self.fair, self.floor = score, fair, _checked(score, fair, floor)
         self.members = None if members is None else _enough(members)
-        self.ensemble = f"{self.property.name}_ensemble" if ensemble is None else ensemble
+        shape = (*([] if members is None else [members]), *self.property.shape)
+        name = f"{self.property.name}_ensemble" if ensemble is None else ensemble
+        self.outputs = (replace(self.property, name=name, shape=shape),)
         self.per_atom = per_atom
         if per_atom:
             PerAtom().entry_shape(self.property)
-
-    @property
-    def required(self) -> Mapping[str, Property]:
-        members = [] if self.members is None else [self.members]
-        shape = (*members, *self.property.shape)
-        return {self.ensemble: replace(self.property, name=self.ensemble, shape=shape)}
 
     def predicted(self, predictions: Predictions, batch: Batch) -> Tensor:
         return super().predicted(predictions, batch).movedim(1, -1)
@@ -128,14 +125,16 @@ class EnsembleTerm(ScoredTerm):
 
 def gaussian_nll(deviations: Float[Tensor, "*entry members"], floor: float) -> Float[Tensor, "*entry"]:
     """Negative log-likelihood of a Gaussian with the members' mean and variance, without ½ ln 2π."""
-    variance = not_below(deviations.var(-1), floor)
-    return 0.5 * (variance.log() + deviations.mean(-1).square() / variance)
+    mean, variance = _moments(deviations)
+    variance = not_below(variance, floor)
+    return 0.5 * (variance.log() + mean.square() / variance)
 
 
 def gaussian_crps(deviations: Float[Tensor, "*entry members"], floor: float) -> Float[Tensor, "*entry"]:
     """Continuous ranked probability score of that Gaussian."""
-    sigma = deviations.var(-1).clamp(min=floor).sqrt()
-    z = deviations.mean(-1) / sigma
+    mean, variance = _moments(deviations)
+    sigma = variance.clamp(min=floor).sqrt()
+    z = mean / sigma
     bell = torch.exp(-0.5 * z.square())
     return sigma * (z * torch.erf(z / sqrt(2)) + sqrt(2 / pi) * bell - 1 / sqrt(pi))
 
@@ -147,6 +146,14 @@ def empirical_crps(deviations: Float[Tensor, "*entry members"], fair: bool) -> F
     ranks = torch.arange(1 - members, members, 2, dtype=deviations.dtype, device=deviations.device)
     pairs = (deviations.sort(dim=-1).values * ranks).sum(-1)
     return deviations.abs().mean(-1) - pairs / (members * (members - fair))
+
+
+def _moments(deviations: Float[Tensor, "*entry members"]) -> tuple[Tensor, Tensor]:
+    """Mean, and unbiased variance."""
+    mean = deviations.mean(-1)
+    # torch.var warns of a batch without rows
+    spread = (deviations - mean[..., None]).square().sum(-1)
+    return mean, spread / (deviations.shape[-1] - 1)
 
 
 def _checked(score: str, fair: bool, floor: float | None) -> float:

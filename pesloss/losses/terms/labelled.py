@@ -24,7 +24,7 @@ from pesloss.losses.batch import (
 from pesloss.losses.masks import MASKS, Mask
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.reductions import REDUCTIONS, Entries, Reduction
-from pesloss.losses.terms.base import Counts, Term, compute_dtype
+from pesloss.losses.terms.base import FLOATS, Counts, Term, compute_dtype
 from pesloss.names import part
 
 
@@ -220,7 +220,8 @@ class LabelledTerm(Term):
         """Product of the weights of entries, broadcastable to the costs."""
         product = None
         for factor in self._factors(batch, rows):
-            factor = factor.to(torch.promote_types(factor.dtype, torch.float32))
+            if factor.dtype not in FLOATS:
+                factor = factor.to(torch.promote_types(factor.dtype, torch.float32))
             product = factor if product is None else product * factor
         return product
 
@@ -254,8 +255,3 @@ class LabelledTerm(Term):
             f"'{key}' has shape {tuple(weight.shape)}, which is no weight of '{self.property.name}'; "
             f"expected {' or '.join(wanted)}."
         )
-
-
-def over_entries(rows: Tensor, entry: tuple[int, ...]) -> Tensor:
-    """Rows shaped to broadcast over entries; what has the entries' shape already stays."""
-    return rows if rows.dim() == 1 + len(entry) else spread_rows(rows, len(entry))

@@ -8,14 +8,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions, flat_rows, spread_rows
+from pesloss.losses.batch import Batch, Predictions, flat_rows, over_entries, spread_rows
 from pesloss.losses.derived import DERIVED, Derived
 from pesloss.losses.masks import Labelled, Mask
-from pesloss.losses.penalties import PENALTIES, HuberLike, Penalty, QuantileHuber
+from pesloss.losses.penalties import PENALTIES, Penalty, QuantileHuber
 from pesloss.losses.properties import Property
-from pesloss.losses.reductions import Entries, Reduction
+from pesloss.losses.reductions import Entries, Pooled, Reduction
 from pesloss.losses.residuals import RESIDUALS, Residual
-from pesloss.losses.terms.labelled import LabelledTerm, over_entries
+from pesloss.losses.terms.base import Counts, compute_dtype
+from pesloss.losses.terms.labelled import LabelledTerm
 from pesloss.names import part, unknown
 
 Components: TypeAlias = str | Mapping[str, float] | Sequence[float] | Sequence[Sequence[float]]
@@ -85,8 +86,11 @@ class PropertyTerm(LabelledTerm):
         self.components: Tensor | None
         self.register_buffer("components", self._components(components), persistent=False)
         self.per_row = self.penalty.per_row
-        self.needs_fit = self.residual.needs_fit
+        self.needs_fit = self.residual.needs_fit or type(self.residual).check is not Residual.check
         self._reads_label = self.residual.scaled_by_label or self.penalty.shaped_by_label
+        # a reduction that is one sum, of residuals whose derivative is known
+        adjoint = type(self.residual).adjoint is not Residual.adjoint
+        self._explicit = isinstance(self.reduction, Pooled) and adjoint and self.prediction is None
         self.monitor = False
         self._zone: Tensor
         self._share: Tensor
@@ -111,19 +115,37 @@ class PropertyTerm(LabelledTerm):
         return self.residual.labelled(label)
 
     def costs(self, prediction: Tensor, label: Tensor, entries: Entries, predictions: Predictions) -> Tensor:
-        if self._reads_label:
-            label = torch.where(label.isnan(), 0, label)
-        # what does not count is replaced before the penalty: no indexing, no NaN in the gradient
-        counts = over_entries(entries.included, self._entry)
-        if not self.residual.linear:
-            prediction = torch.where(_over_prediction(counts, prediction), prediction, 1)
-        residual = torch.where(counts, self.residual(prediction, label, entries.batch), 0)
-        if self._adapts and self.training:
-            self._watch(residual, label, entries)
-        return self._weighted(residual, label, entries.weights)
+        residual, label, weights = self._residual(prediction, label, entries)
+        costs = self.penalty(residual, label)
+        return costs if weights is None else costs * weights
+
+    def is_explicit(self, predictions: Predictions, batch: Batch) -> bool:
+        if not self._explicit or self.property.name not in predictions:
+            return False
+        inputs = [batch[key] for key in (self.label, *self.weighted_by) if key in batch]
+        numbers = (*self.penalty.buffers(), *self.residual.buffers(), self.components)
+        learnt = any(number is not None and number.requires_grad for number in (*inputs, *numbers))
+        return predictions[self.property.name].requires_grad and not learnt
+
+    def explicit_input(self, predictions: Predictions) -> Tensor:
+        return predictions[self.property.name]
+
+    def measure_with_slope(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Counts, Tensor]:
+        prediction = self.predicted(predictions, batch)
+        label = self.label_of(batch, prediction)
+        entries, dtype = self._entries(label, batch), compute_dtype(prediction, label)
+        residual, label, weights = self._residual(prediction.to(dtype), label.to(dtype), entries)
+        total, slope = self.penalty.weighted_slope(residual, label, weights)
+        if self.weight_inside and entries.weights is not None:
+            slope = slope * over_entries(entries.weights.to(dtype), len(self._entry))
+        slope = self.residual.adjoint(slope, batch)
+        assert slope is not None
+        return total, self._counts(entries), slope.to(prediction.dtype)
 
     def fit(self, batch: Batch) -> None:
-        self.residual.fit(self.label_of(batch), batch)
+        label = self.label_of(batch)
+        self.residual.check(label, batch)
+        self.residual.fit(label, batch)
 
     def fitted(self) -> None:
         self.residual.fitted()
@@ -156,24 +178,35 @@ class PropertyTerm(LabelledTerm):
     @property
     def _adapts(self) -> bool:
         """Whether the share of residuals in the linear zone is counted."""
-        return isinstance(self.penalty, QuantileHuber) or (
-            self.monitor and isinstance(self.penalty, HuberLike)
-        )
+        has_zone = type(self.penalty).linear_share is not Penalty.linear_share
+        return isinstance(self.penalty, QuantileHuber) or (self.monitor and has_zone)
 
     @torch.no_grad()
     def _watch(self, residual: Tensor, label: Tensor, entries: Entries) -> None:
-        beyond = self.penalty.linear_share(residual, label) & entries.included
+        beyond = self.penalty.linear_share(residual, label)
+        assert beyond is not None
+        beyond = beyond & entries.included
         self._zone += torch.stack([beyond.count_nonzero(), entries.labels])
 
-    def _weighted(self, residual: Tensor, label: Tensor, weights: Tensor | None) -> Tensor:
-        if weights is None:
-            return self.penalty(residual, label)
-        weights = weights.to(residual.dtype)
-        if self.weight_inside:
-            if self._reads_label and weights.dim() <= label.dim():
-                label = label * weights.reshape(weights.shape[0], *[1] * (label.dim() - 1))
-            return self.penalty(residual * over_entries(weights, self._entry), label)
-        return self.penalty(residual, label) * weights
+    def _residual(
+        self, prediction: Tensor, label: Tensor, entries: Entries
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the penalty sees, 0 where nothing counts, and the weights of its costs."""
+        if self._reads_label:
+            label = torch.where(label.isnan(), 0, label)
+        # what does not count is replaced before the penalty: no indexing, no NaN in the gradient
+        counts = over_entries(entries.included, len(self._entry))
+        if not self.residual.linear:
+            prediction = torch.where(_over_prediction(counts, prediction), prediction, 1)
+        residual = torch.where(counts, self.residual(prediction, label, entries.batch), 0)
+        if self._adapts and self.training:
+            self._watch(residual, label, entries)
+        weights = None if entries.weights is None else entries.weights.to(residual.dtype)
+        if weights is None or not self.weight_inside:
+            return residual, label, weights
+        if self._reads_label and weights.dim() <= label.dim():
+            label = label * weights.reshape(weights.shape[0], *[1] * (label.dim() - 1))
+        return residual * over_entries(weights, len(self._entry)), label, None
 
     def _factors(self, batch: Batch, rows: int) -> Iterator[Tensor]:
         yield from super()._factors(batch, rows)

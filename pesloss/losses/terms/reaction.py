@@ -27,15 +27,15 @@ class ReactionTerm(Restated):
     with c negative for educts, positive for products: barriers, energies of formation, relative energies of
     conformers. The reference energies of the elements cancel in a balanced reaction.
 
-    The batch says of each structure ``reaction [S]`` (a code, negative for none), ``reaction_coefficient [S]``
-    (c) and ``reaction_size [S]`` (how many structures the whole reaction has). A reaction counts if all of
+    The batch says of each structure ``reaction [S]`` (a code, negative for none), ``reaction_size [S]`` (how
+    many structures the whole reaction has) and ``reaction_coefficient [S]`` (c). A reaction counts if all of
     them are in the batch and labelled; its weight is the product of theirs. Members of a reaction have to be
     dealt to the same batch, which is the sampler's task.
 
     Args:
         property: what is combined, a number of each structure.
-        label: entry of the batch [S] with the reaction's own label, the same for all of its members; by default
-            the labels of the members are combined.
+        label: entry of the batch [S] with the reaction's own label, the same for all of its members; by
+            default the labels of the members are combined.
         penalty: part or name.
         reduction: part or name.
         weight: prior weight in the total.
@@ -60,8 +60,8 @@ class ReactionTerm(Restated):
         self.property, self.label = as_property(property), label
         if self.property.rows != "structure" or tuple(self.property.shape):
             raise ValueError(
-                f"Reactions are between structures; '{self.property.name}' has one row a {self.property.rows} "
-                f"of shape {tuple(self.property.shape)}."
+                f"Reactions are between structures; '{self.property.name}' has one row a "
+                f"{self.property.rows} of shape {tuple(self.property.shape)}."
             )
         difference = Property(f"reaction_{self.property.name}", unit=self.property.unit)
         super().__init__(

@@ -15,7 +15,7 @@ from pesloss.losses.terms.property import PropertyTerm
 
 
 class Restated(Term):
-    """A quantity made of predictions against one made of labels, with everything a :class:`PropertyTerm` does.
+    """A quantity made of predictions against one made of labels, with all that a :class:`PropertyTerm` does.
 
     Args:
         term: compares the two, under the name of its property.

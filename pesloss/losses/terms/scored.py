@@ -1,9 +1,9 @@
-"""What all terms share that predict more than one number for a label: ensembles, variances, logits, spectra."""
+"""What terms share for which a model predicts more than one number a label: ensembles, variances, logits."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -16,10 +16,16 @@ from pesloss.losses.terms.labelled import LabelledTerm
 
 
 class ScoredTerm(LabelledTerm):
-    """A label against all that is predicted for it, ``required``, whose first entry has the label's rows.
+    """A label against all that is predicted for it, ``outputs``, whose first entry has the label's rows.
 
     What does not count is replaced before any formula sees it, so that no gradient of it can be NaN.
     """
+
+    outputs: Sequence[Property]
+
+    @property
+    def required(self) -> Mapping[str, Property]:
+        return {prop.name: prop for prop in self.outputs}
 
     @abstractmethod
     def score(
@@ -31,13 +37,13 @@ class ScoredTerm(LabelledTerm):
         """Cost of every entry, or of every row.
 
         Args:
-            predicted: what ``required`` names, in its order.
+            predicted: the ``outputs``, in their order.
             label: the label.
             batch: the structures they belong to.
         """
 
     def predicted(self, predictions: Predictions, batch: Batch) -> Tensor:
-        return self.found(next(iter(self.required.values())), predictions)
+        return self.found(self.outputs[0], predictions)
 
     def found(self, prop: Property, predictions: Predictions) -> Tensor:
         """What is predicted of a property.
@@ -56,7 +62,7 @@ class ScoredTerm(LabelledTerm):
 
     def costs(self, prediction: Tensor, label: Tensor, entries: Entries, predictions: Predictions) -> Tensor:
         counts = entries.included
-        others = [self.found(prop, predictions) for prop in list(self.required.values())[1:]]
+        others = [self.found(prop, predictions) for prop in self.outputs[1:]]
         predicted = [_audible(values.to(prediction.dtype), counts) for values in (prediction, *others)]
         score = self.score(predicted, torch.where(_over(counts, label), label, 0), entries.batch)
         cost = torch.where(counts, score, 0)

@@ -72,7 +72,7 @@ class SignSymmetricTerm(Term):
         entries = self.term._entries(label, batch)
         dtype = compute_dtype(prediction, label)
         prediction, label = prediction.to(dtype), label.to(dtype)
-        plain, flipped = (self.term.costs(prediction, l, entries, predictions) for l in (label, -label))
+        plain, flipped = (self.term.costs(prediction, sign * label, entries, predictions) for sign in (1, -1))
         if self.by == "batch":
             return torch.cat([self.term.reduction(costs, entries) for costs in (plain, flipped)])
         return self.term.reduction(_smaller(plain, flipped, entries), entries)

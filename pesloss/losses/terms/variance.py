@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import inf, log, pi
 from typing import Any
 
@@ -22,20 +21,21 @@ FORMS = ("variance", "log_variance", "softplus")
 
 
 class VarianceTerm(ScoredTerm):
-    r"""Gaussian likelihood with a predicted variance, which learns how wrong the prediction is, entry by entry.
+    r"""Gaussian likelihood with a predicted variance, which learns how wrong each prediction is.
 
     .. math:: \lfloor\sigma^{2\beta}\rfloor \;\tfrac12 \Big(\ln\sigma^2 + \frac{r^2}{\sigma^2}\Big)
 
-    :math:`\lfloor\cdot\rfloor` has no gradient. The plain likelihood (β = 0) neglects what it finds hard, for a
-    large σ makes the pull on the mean small; with β = 1 the mean is fitted as by a squared error.
+    :math:`\lfloor\cdot\rfloor` has no gradient. The plain likelihood (β = 0) neglects what it finds hard, for
+    a large σ makes the pull on the mean small; with β = 1 the mean is fitted as by a squared error.
 
     Args:
         property: name of the property, or a :class:`Property` of your own, or its arguments as a mapping.
         beta: β, from 0 to 1.
-        variance: key of the predicted variance, in the shape of the property; ``<property>_variance`` by default.
+        variance: key of the predicted variance, in the shape of the property; ``<property>_variance`` by
+            default.
         form: what is predicted there: the ``variance`` itself, ``log_variance``, or any number of which the
             ``softplus`` is the variance.
-        floor: smallest variance, in the unit's square. The gradient passes it, so that what is below can rise.
+        floor: smallest variance, in the unit's square. The gradient passes it: what is below can rise.
         label: key of the label in the batch, if it is not the property's name.
         mask: part or name.
         reduction: part or name.
@@ -74,12 +74,11 @@ class VarianceTerm(ScoredTerm):
         if form not in FORMS:
             raise ValueError(unknown("form of a variance", form, FORMS))
         self.beta, self.form, self.floor = beta, form, floor
-        self.variance = f"{self.property.name}_variance" if variance is None else variance
-
-    @property
-    def required(self) -> Mapping[str, Property]:
-        variance = replace(self.property, name=self.variance, unit=f"({self.property.unit})²")
-        return {**super().required, self.variance: variance}
+        name, unit = f"{self.property.name}_variance" if variance is None else variance, self.property.unit
+        self.outputs = (
+            self.property,
+            Property(name, self.property.rows, self.property.shape, unit=f"({unit})²"),
+        )
 
     def score(self, predicted: Sequence[Tensor], label: Tensor, batch: Batch) -> Tensor:
         prediction, values = predicted
@@ -92,13 +91,13 @@ class VarianceTerm(ScoredTerm):
     def formula(self) -> str:
         score = f"½(ln σ² + (Δ{self.property.name})²/σ²)"
         factor = f"[σ²]^{self.beta:g}·" if self.beta else ""
-        where = f"σ² = {_named(self.form, self.variance)} ≥ {self.floor:g}"
+        where = f"σ² = {_named(self.form, self.outputs[1].name)} ≥ {self.floor:g}"
         parts = [f"{self.weight_symbol()}{factor}{score}, {where}", self.mask.formula()]
         return self.reduction.formula(" ".join(filter(None, parts)))
 
 
 class EvidentialTerm(ScoredTerm):
-    r"""Likelihood over all Gaussians that evidence makes probable: what the data leave open is an error of its own.
+    r"""Likelihood over all Gaussians that evidence makes probable: what data leave open is an error too.
 
     The prediction γ and three more numbers of each entry, ν > 0, α > 1 and β > 0, are a normal-inverse-gamma
     distribution of mean and variance; with r = γ − label and Ω = 2β(1 + ν),
@@ -112,8 +111,8 @@ class EvidentialTerm(ScoredTerm):
     Args:
         property: name of the property γ, or a :class:`Property` of your own, or its arguments as a mapping.
         coefficient: λ, in the inverse of the property's unit: evidence costs where it was wrong.
-        evidence: keys of ν, α and β, in the shape of the property; ``<property>_nu``, ``_alpha``, ``_beta`` by
-            default.
+        evidence: keys of ν, α and β, in the shape of the property; by default ``<property>_nu``,
+            ``<property>_alpha``, ``<property>_beta``.
         softplus: whether any numbers are predicted, of which ν and β are the softplus, and α is 1 + softplus.
         label: key of the label in the batch, if it is not the property's name.
         mask: part or name.
@@ -148,19 +147,13 @@ class EvidentialTerm(ScoredTerm):
             raise ValueError(f"EvidentialTerm needs a finite coefficient >= 0, got {coefficient!r}.")
         name = self.property.name
         usual = (f"{name}_nu", f"{name}_alpha", f"{name}_beta")
-        self.evidence = usual if evidence is None else tuple(evidence)
-        if len(set(self.evidence)) != 3:
-            raise ValueError(f"evidence names ν, α and β, three different keys, got {list(self.evidence)}.")
+        keys = usual if evidence is None else tuple(evidence)
+        if len(set(keys)) != 3:
+            raise ValueError(f"evidence names ν, α and β, three different keys, got {list(keys)}.")
+        rows, shape, units = self.property.rows, self.property.shape, ("", "", f"({self.property.unit})²")
+        of = (Property(key, rows, shape, unit=unit) for key, unit in zip(keys, units, strict=True))
+        self.outputs = (self.property, *of)
         self.coefficient, self.softplus = coefficient, softplus
-
-    @property
-    def required(self) -> Mapping[str, Property]:
-        units = ("", "", f"({self.property.unit})²")
-        of = {
-            key: Property(key, self.property.rows, self.property.shape, unit=unit)
-            for key, unit in zip(self.evidence, units, strict=True)
-        }
-        return {**super().required, **of}
 
     def score(self, predicted: Sequence[Tensor], label: Tensor, batch: Batch) -> Tensor:
         prediction, *evidence = predicted
@@ -182,7 +175,8 @@ class EvidentialTerm(ScoredTerm):
             f"½ ln(π/ν) − α ln Ω + (α + ½) ln(ν({r})² + Ω) + ln Γ(α)/Γ(α + ½) + "
             f"{self.coefficient:g}·|{r}|(2ν + α), Ω = 2β(1 + ν)"
         )
-        form, (nu, alpha, beta) = "softplus" if self.softplus else "variance", self.evidence
+        form = "softplus" if self.softplus else "variance"
+        nu, alpha, beta = (prop.name for prop in self.outputs[1:])
         one = "1 + " if self.softplus else ""
         where = f"ν = {_named(form, nu)}, α = {one}{_named(form, alpha)}, β = {_named(form, beta)}"
         parts = [f"{self.weight_symbol()}[{score}], {where}", self.mask.formula()]

@@ -21,11 +21,19 @@ NOW = 2e-4
 """... where the losses are compared, so that every prefactor is on its way."""
 LEARNING_RATES = {"learning_rate": NOW / START}
 
-ENERGY_FORCES = {"start_pref_e": 0.02, "limit_pref_e": 1, "start_pref_f": 1000, "limit_pref_f": 1}
-VIRIAL = {"start_pref_v": 0.2, "limit_pref_v": 1}
-ENERGY = {"start_pref_e": 2.0, "limit_pref_e": 1.0, "start_pref_f": 0, "limit_pref_f": 0}
-THREE = {"type": "ener", **ENERGY_FORCES, **VIRIAL}
 GRID = 7
+
+
+def _prefactors_of(**weights: float | tuple[float, float]) -> dict[str, float]:
+    """``start_pref_x`` and ``limit_pref_x``, the same if there is but one number."""
+    pairs = {key: w if isinstance(w, tuple) else (w, w) for key, w in weights.items()}
+    starts = {f"start_pref_{key}": start for key, (start, _) in pairs.items()}
+    return {**starts, **{f"limit_pref_{key}": limit for key, (_, limit) in pairs.items()}}
+
+
+ENERGY_FORCES = _prefactors_of(e=(0.02, 1), f=(1000, 1))
+ENERGY = _prefactors_of(e=(2, 1), f=0)
+THREE = {"type": "ener", **ENERGY_FORCES, **_prefactors_of(v=(0.2, 1))}
 
 
 def _modules() -> Any:
@@ -161,12 +169,8 @@ def ener_without_virial_labels(drawn: Drawn) -> Tensor:
     return _energy(THREE, drawn, "energy", "forces")
 
 
-def _constant(**weights: float) -> dict[str, float]:
-    """Prefactors that stay at their start, where our recipes stand at the first learning rate."""
-    return {f"{when}_pref_{key}": value for key, value in weights.items() for when in ("start", "limit")}
-
-
-STARTING = _constant(e=0.02, f=1000, v=0.2)
+# prefactors that stay at their start, where our recipes stand at the first learning rate
+STARTING = _prefactors_of(e=0.02, f=1000, v=0.2)
 WITH_VIRIAL = {"overrides": {"weights.virial": 0.2}, "labels": ("energy", "forces", "virial")}
 
 
@@ -182,7 +186,7 @@ def recipe_ener_huber(drawn: Drawn) -> Tensor:
 
 @case(loss="deepmd_mae", labels=("energy", "forces", "virial"))
 def recipe_mae(drawn: Drawn) -> Tensor:
-    config = {**_constant(e=20, f=20, v=5), "loss_func": "mae", "f_use_norm": True}
+    config = {**_prefactors_of(e=20, f=20, v=5), "loss_func": "mae", "f_use_norm": True}
     return _energy(config, drawn, "energy", "forces", "virial")
 
 
@@ -191,12 +195,12 @@ def ener_mae_ignores_huber(drawn: Drawn) -> Tensor:
     return _energy(BOTH, drawn, "energy", "forces", "virial")
 
 
-@_ener(HALF := {**THREE, "start_pref_v": 0.0, "limit_pref_v": 3.0}, faithful=True)
+@_ener(HALF := {**THREE, **_prefactors_of(v=(0, 3))}, faithful=True)
 def ener_virial_starts_at_zero(drawn: Drawn) -> Tensor:
     return _energy(HALF, drawn, "energy", "forces", "virial")
 
 
-ATOMS = {**ENERGY, "start_pref_ae": 3.0, "limit_pref_ae": 1.0}
+ATOMS = {**ENERGY, **_prefactors_of(ae=(3, 1))}
 ATOMIC = ("energy", "atomic_energies")
 ATOMIC_SHAPES = {"atomic_energies": ("atom", ())}
 
@@ -238,11 +242,11 @@ def ener_reaction(drawn: Drawn) -> Tensor:
 @case(loss="deepmd_reaction", extra={"atomic_energies": ("atom", ())}, setup=_coefficients)
 def recipe_reaction(drawn: Drawn) -> Tensor:
     coefficients = _frames(drawn, drawn.batch["atomic_energy_coefficients"])
-    config = {**_constant(e=0.02, f=1000), "enable_atom_ener_coeff": True}
+    config = {**_prefactors_of(e=0.02, f=1000), "enable_atom_ener_coeff": True}
     return _energy(config, drawn, "energy", "forces", atom_ener_coeff=coefficients)
 
 
-PREFACTOR = {**ENERGY_FORCES, "start_pref_pf": 5.0, "limit_pref_pf": 1.0}
+PREFACTOR = {**ENERGY_FORCES, **_prefactors_of(pf=(5, 1))}
 
 
 def _prefactors(drawn: Drawn) -> dict[str, Any]:
@@ -270,10 +274,10 @@ def ener_prefactor_mae(drawn: Drawn) -> Tensor:
 
 @case(loss="deepmd_prefactor", setup=_prefactors)
 def recipe_prefactor(drawn: Drawn) -> Tensor:
-    return _prefactor(_constant(e=0.02, f=1000, pf=1), drawn)
+    return _prefactor(_prefactors_of(e=0.02, f=1000, pf=1), drawn)
 
 
-HESSIAN = {**ENERGY_FORCES, "start_pref_h": 10, "limit_pref_h": 1}
+HESSIAN = {**ENERGY_FORCES, **_prefactors_of(h=(10, 1))}
 
 
 def _blocks(drawn: Drawn) -> dict[str, Any]:
@@ -298,10 +302,10 @@ def ener_hessian_mae(drawn: Drawn) -> Tensor:
 
 @case(loss="deepmd_hessian", labels=("energy", "forces"), setup=_blocks)
 def recipe_hessian(drawn: Drawn) -> Tensor:
-    return _energy(_constant(e=0.02, f=1000, h=10), drawn, "energy", "forces")
+    return _energy(_prefactors_of(e=0.02, f=1000, h=10), drawn, "energy", "forces")
 
 
-GENERALIZED = {**ENERGY_FORCES, "start_pref_gf": 10.0, "limit_pref_gf": 100.0, "numb_generalized_coord": 2}
+GENERALIZED = {**ENERGY_FORCES, **_prefactors_of(gf=(10, 100)), "numb_generalized_coord": 2}
 
 
 def _drdq(drawn: Drawn) -> dict[str, Any]:
@@ -318,14 +322,13 @@ def ener_generalized(drawn: Drawn) -> Tensor:
 @case(loss="deepmd_generalized", overrides={"terms.generalized_forces.coordinates": 2}, setup=_drdq)
 def recipe_generalized(drawn: Drawn) -> Tensor:
     drdq = _frames(drawn, drawn.batch["drdq"]).flatten(1)
-    config = {**_constant(e=0.02, f=1000, gf=10), "numb_generalized_coord": 2}
+    config = {**_prefactors_of(e=0.02, f=1000, gf=10), "numb_generalized_coord": 2}
     return _energy(config, drawn, "energy", "forces", drdq=drdq)
 
 
 SPIN = {
     "type": "ener_spin",
-    **{"start_pref_e": 0.02, "limit_pref_e": 1, "start_pref_fr": 1000, "limit_pref_fr": 1},
-    **{"start_pref_fm": 10000, "limit_pref_fm": 10, **VIRIAL, "start_pref_ae": 2, "limit_pref_ae": 1},
+    **_prefactors_of(e=(0.02, 1), fr=(1000, 1), fm=(10000, 10), v=(0.2, 1), ae=(2, 1)),
 }
 MAGNETIC = "noncollinear_magnetic_forces"
 
@@ -389,16 +392,10 @@ def spin_without_magnetic_atoms(drawn: Drawn) -> Tensor:
     setup=_magnetic,
 )
 def recipe_spin(drawn: Drawn) -> Tensor:
-    return _spin_total(_constant(e=0.02, fr=1000, fm=10000, v=2, ae=3), drawn)
+    return _spin_total(_prefactors_of(e=0.02, fr=1000, fm=10000, v=2, ae=3), drawn)
 
 
-DOS = {
-    "type": "dos",
-    **{"start_pref_dos": 2, "limit_pref_dos": 1, "start_pref_cdf": 1, "limit_pref_cdf": 0.3},
-    **{"start_pref_ados": 5, "limit_pref_ados": 1, "start_pref_acdf": 0.5, "limit_pref_acdf": 0.1},
-}
-
-
+DOS = {"type": "dos", **_prefactors_of(dos=(2, 1), cdf=(1, 0.3), ados=(5, 1), acdf=(0.5, 0.1))}
 SPECTRA = {
     "labels": ("dos", "atomic_dos"),
     "shapes": {"dos": ("structure", (GRID,)), "atomic_dos": ("atom", (GRID,))},
@@ -430,7 +427,7 @@ WEIGHTS = {"dos": 0.5, "cumulative_dos": 0.2, "atomic_dos": 1.0, "cumulative_ato
     **SPECTRA,
 )
 def recipe_dos(drawn: Drawn) -> Tensor:
-    return _dos_total(_constant(dos=0.5, cdf=0.2, ados=1, acdf=0.1), drawn)
+    return _dos_total(_prefactors_of(dos=0.5, cdf=0.2, ados=1, acdf=0.1), drawn)
 
 
 TENSOR = {"type": "tensor", "pref": 0.7, "pref_atomic": 2.0}
@@ -562,13 +559,9 @@ def property_mape_of_positive_labels(drawn: Drawn) -> Tensor:
 
 POPULATION = {
     "type": "population",
-    **{"start_pref_spin": 1.0, "limit_pref_spin": 3.0, "start_pref_spin_total": 2.0},
-    **{"limit_pref_spin_total": 1.0, "start_pref_pop": 1000.0, "limit_pref_pop": 1.0},
-    **{"start_pref_pop_alpha_total": 0.5, "limit_pref_pop_alpha_total": 1.0},
-    **{"start_pref_pop_beta_total": 0.2, "limit_pref_pop_beta_total": 1.0},
+    **_prefactors_of(spin=(1, 3), spin_total=(2, 1), pop=(1000, 1), pop_alpha_total=(0.5, 1)),
+    **_prefactors_of(pop_beta_total=(0.2, 1)),
 }
-
-
 POPULATIONS = {
     "labels": ("populations",),
     "shapes": {"populations": ("atom", (2,))},
@@ -598,14 +591,15 @@ def population_smooth_mae(drawn: Drawn) -> Tensor:
 
 @case(loss="deepmd_population", **POPULATIONS)
 def recipe_population(drawn: Drawn) -> Tensor:
-    ones = _constant(spin=1, spin_total=1, pop=1, pop_alpha_total=1, pop_beta_total=1)
+    ones = _prefactors_of(spin=1, spin_total=1, pop=1, pop_alpha_total=1, pop_beta_total=1)
     return _population_total(ones, drawn)
 
 
 DENS = {
     "type": "dens",
-    **{"start_pref_e": 30.0, "limit_pref_e": 10.0, "start_pref_f": 20.0, "limit_pref_f": 20.0},
-    **{"dens_std": 0.05, "dens_denoising_pos_coefficient": 5.0},
+    **_prefactors_of(e=(30, 10), f=20),
+    "dens_std": 0.05,
+    "dens_denoising_pos_coefficient": 5.0,
 }
 
 
@@ -684,7 +678,7 @@ def dens_mse(drawn: Drawn) -> Tensor:
 
 @case(loss="deepmd_dens", extra={"denoising": ("atom", (3,))}, setup=_noise)
 def recipe_dens(drawn: Drawn) -> Tensor:
-    return _dens_total(_constant(e=20, f=20), drawn)
+    return _dens_total(_prefactors_of(e=20, f=20), drawn)
 
 
 def _masked(drawn: Drawn) -> dict[str, Any]:

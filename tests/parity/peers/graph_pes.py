@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def graph(drawn: Drawn) -> Any:
     ptr, batch = drawn.batch["ptr"].tolist(), drawn.batch
     no_pairs = {"neighbour_list": torch.zeros(2, 0).long(), "neighbour_cell_offsets": torch.zeros(0, 3)}
     graphs = []
-    for structure, (start, stop) in enumerate(zip(ptr, ptr[1:], strict=False)):
+    for structure, (start, stop) in enumerate(pairwise(ptr)):
         one = drawn.take([structure])
         properties = {name: one.batch[name] for name in drawn.predictions}
         for name in {"energy", "stress", "virial"} & set(properties):

@@ -107,7 +107,7 @@ def ef_weights_unread(drawn: Drawn) -> Tensor:
 def total_energy(drawn: Drawn) -> Tensor:
     from mace.modules.loss import mean_squared_error_energy
 
-    return mean_squared_error_energy(Reference(drawn), drawn.predictions)  # pyright: ignore
+    return mean_squared_error_energy(Reference(drawn), drawn.predictions)
 
 
 @case(
@@ -256,7 +256,7 @@ def energy_forces_dipole_missing(drawn: Drawn) -> Tensor:
 def conditional_mse_forces(drawn: Drawn) -> Tensor:
     from mace.modules.loss import conditional_mse_forces
 
-    return 100 * conditional_mse_forces(Reference(drawn), drawn.predictions)  # pyright: ignore
+    return 100 * conditional_mse_forces(Reference(drawn), drawn.predictions)
 
 
 @case(
@@ -272,7 +272,7 @@ def conditional_mse_forces(drawn: Drawn) -> Tensor:
 def conditional_mse_forces_missing(drawn: Drawn) -> Tensor:
     from mace.modules.loss import conditional_mse_forces
 
-    return 100 * conditional_mse_forces(Reference(drawn), drawn.predictions)  # pyright: ignore
+    return 100 * conditional_mse_forces(Reference(drawn), drawn.predictions)
 
 
 @stage_two(3, name="stress", labels=EFS)

@@ -20,6 +20,7 @@ from tests.parity.cases import case
 from tests.parity.drawing import Drawn
 
 REQUIREMENTS = ["loguru"]
+COMMIT = "3d37cb7af89cc71eea3145a598d029371d251ba9"
 
 KJ_PER_MOL = 96.48533212331001
 """One eV. modelforge computes in kJ/mol and nm."""
@@ -40,12 +41,9 @@ SHAPES = {
 
 
 def prepare(folder: Path) -> None:
-    """The sources: the package is not on PyPI, where another project has its name."""
-    source = "https://github.com/choderalab/modelforge"
-    subprocess.run(["git", "clone", "--quiet", source, str(folder / "clone")], check=True)
-    commit = "3d37cb7af89cc71eea3145a598d029371d251ba9"
-    subprocess.run(["git", "-C", str(folder / "clone"), "checkout", "--quiet", commit], check=True)
-    (folder / "modelforge").symlink_to(folder / "clone" / "modelforge")
+    """The package without what it needs: it is not on PyPI, where another project has its name."""
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, f"modelforge @ git+https://github.com/choderalab/modelforge@{COMMIT}"], check=True)
 
 
 @cache
@@ -60,7 +58,7 @@ def functions(*names: str) -> dict[str, Any]:
     """Functions of the trainer's module, without what it imports."""
     tree = ast.parse((sources() / "train" / "training.py").read_text(encoding="utf-8"))
     found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in names]
-    space: dict[str, Any] = {"torch": torch, "Dict": dict, "TrainingParameters": Any}
+    space: dict[str, Any] = {"torch": torch, "Dict": dict, "TrainingParameters": Any, "BatchData": Any}
     exec(compile(ast.Module(found, []), "training.py", "exec"), space)
     return {name: space[name] for name in names}
 
@@ -90,7 +88,34 @@ def completed(config: Mapping[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(loss_parameter=parameters, number_of_epochs=20)
 
 
-def total(drawn: Drawn, config: Mapping[str, Any], epoch: int = 0) -> Tensor:
+def structures(drawn: Drawn) -> Any:
+    """A batch of modelforge, positions in nm."""
+    return SimpleNamespace(
+        metadata=SimpleNamespace(
+            per_system_energy=torch.zeros(len(drawn.num_atoms), 1, dtype=torch.float64),
+            atomic_subsystem_counts=drawn.num_atoms,
+        ),
+        nnp_input=SimpleNamespace(
+            atomic_subsystem_indices=drawn.batch["batch"],
+            positions=0.1 * drawn.batch["positions"],
+            per_system_total_charge=drawn.batch.get("total_charge"),
+        ),
+    )
+
+
+def from_charges(drawn: Drawn, batch: Any) -> dict[str, Tensor]:
+    """Dipoles and total charges that predicted charges make."""
+    made = functions("_predict_dipole_moment", "_get_total_charges")
+    charges = drawn.predictions["charges"][:, None]
+    said = {"per_atom_charge": charges, "per_system_energy": batch.metadata.per_system_energy}
+    total_charges = made["_get_total_charges"](batch, said)
+    return {
+        "per_system_dipole_moment_predict": made["_predict_dipole_moment"](said, batch),
+        "per_system_total_charge_predict": total_charges["per_system_total_charge_predict"],
+    }
+
+
+def total(drawn: Drawn, config: Mapping[str, Any], epoch: int = 0, *, charged: bool = False) -> Tensor:
     """Mean over the structures of what the loss says of each, as its trainer takes it."""
     losses = modules()
     schedule = functions("_setup_weights_scheduling")["_setup_weights_scheduling"]
@@ -100,19 +125,15 @@ def total(drawn: Drawn, config: Mapping[str, Any], epoch: int = 0) -> Tensor:
         weights = schedule(None, completed(config))
     finally:
         torch.set_default_dtype(default)
-    pairs = {}
+    pairs: dict[str, Tensor] = {}
     for ours, prediction in drawn.predictions.items():
         theirs, factor = THEIRS[ours]
         columns = (len(prediction), 1) if prediction.dim() == 1 else tuple(prediction.shape)
         pairs[f"{theirs}_predict"] = (factor * prediction).reshape(columns)
         pairs[f"{theirs}_true"] = (factor * drawn.batch[ours]).reshape(columns)
-    batch = SimpleNamespace(
-        metadata=SimpleNamespace(
-            per_system_energy=torch.zeros(len(drawn.num_atoms), 1, dtype=torch.float64),
-            atomic_subsystem_counts=drawn.num_atoms,
-        ),
-        nnp_input=SimpleNamespace(atomic_subsystem_indices=drawn.batch["batch"]),
-    )
+    batch = structures(drawn)
+    if charged:
+        pairs |= from_charges(drawn, batch)
     found = losses.Loss(list(config["loss_components"]), weights)(pairs, batch, epoch)
     return found["total_loss"].mean()
 
@@ -124,7 +145,7 @@ def table(weight: Mapping[str, float], **more: Mapping[str, float]) -> dict[str,
 
 def of_table(config: Mapping[str, Any], epoch: int | None = None, **kwargs: Any) -> Callable[..., Any]:
     pasted = {"training": {"number_of_epochs": 20, "batch_size": 128, "loss_parameter": config}}
-    options = {} if epoch is None else {"epoch": epoch}
+    options = {"derived": False} | ({} if epoch is None else {"epoch": epoch})
     return case(config=("modelforge", pasted), options=options, shapes=SHAPES, **kwargs)
 
 
@@ -168,13 +189,14 @@ def per_atom_energy_force(drawn: Drawn) -> Tensor:
 
 @case(
     loss="modelforge_dipole",
-    labels=("energy", "forces", "dipole", "total_charge"),
+    overrides={"terms.dipole.prediction.center": "none"},
+    labels=("energy", "forces", "dipole", "total_charge", "charges"),
     shapes=SHAPES,
 )
 def dipole(drawn: Drawn) -> Tensor:
     weights = {"per_system_energy": 1.0, "per_atom_force": 0.1}
     weights |= {"per_system_dipole_moment": 0.01, "per_system_total_charge": 0.01}
-    return total(drawn, table(weights))
+    return total(drawn, table(weights), charged=True)
 
 
 @of_table(SEVEN, labels=tuple(THEIRS))

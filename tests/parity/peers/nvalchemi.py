@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-
 from torch import Tensor
 
 from tests.parity.cases import case
@@ -25,8 +24,8 @@ SPEC = "nvalchemi.training.losses"
 
 def prepare(folder: Path) -> None:
     """The package without its kernels for graphics cards."""
-    options = ["--quiet", "--no-deps", "--target", str(folder), "nvalchemi-toolkit==0.2.0"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options], check=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "nvalchemi-toolkit==0.2.0"], check=True)
 
 
 def modules() -> Any:

@@ -91,11 +91,10 @@ def conservative_loss(
     scaled(model.grad_forces_normalizer, stds[0])
     scaled(model.grad_stress_normalizer, stds[1])
     out = {"grad_forces": drawn.predictions["forces"], "grad_stress": six(drawn.predictions["stress"])}
-    extra = {
-        "rotational_grad": "rotation_gradient",
-        "confidence": "confidence",
-    }
+    extra = {"rotational_grad": "rotation_gradient", "confidence": "confidence", "forces": "direct"}
     out |= {theirs: drawn.predictions[ours] for theirs, ours in extra.items() if ours in drawn.predictions}
+    if "direct_stress" in drawn.predictions:
+        out["stress"] = six(drawn.predictions["direct_stress"])
     return loss_of(model, drawn, out)
 
 
@@ -115,7 +114,7 @@ def direct_loss(
         "stress": head("stress", loss_type=loss_type),
     }
     if confidence:
-        heads["confidence"] = head("confidence")
+        heads["confidence"] = head("confidence", num_bins=5)
     scaled(heads["forces"].normalizer, stds[0])
     scaled(heads["stress"].diag_normalizer, stds[1])
     scaled(heads["stress"].offdiag_normalizer, stds[2])
@@ -134,6 +133,7 @@ def config(**keys: Any) -> tuple[str, dict[str, Any]]:
     return "orb", keys
 
 
+THREE: dict[str, Any] = {"energy": {}, "forces": {}, "stress": {}}
 STDS = {"forces": 2.5, "stress": 0.3}
 THREE_STDS = {"forces": 2.5, "stress_diagonal": 0.3, "stress_off_diagonal": 0.1}
 WEIGHTS = {"energy": 0.5, "grad_forces": 3.0, "grad_stress": 0.1}
@@ -176,15 +176,48 @@ def conservative_mae(drawn: Drawn) -> Tensor:
     return conservative_loss(drawn, forces_loss_type="mae")
 
 
+def resting(drawn: Drawn) -> dict[str, Tensor]:
+    """An energy that no rotation changes has a derivative of zero."""
+    return {"rotation_gradient": torch.zeros_like(drawn.batch["stress"])}
+
+
 @case(
-    config=config(loss_weights={**WEIGHTS, "rotational_grad": 0.01}, forces_loss_type="huber_0.3"),
+    loss="orb_conservative",
+    overrides={
+        "terms.equigrad": {"property": {"name": "rotation_gradient", "shape": [3, 3]}, "penalty": "l2_norm"},
+        "weights.equigrad": 0.01,
+    },
     labels=EFS,
     symmetric=True,
     extra={"rotation_gradient": ("structure", (3, 3))},
+    setup=resting,
 )
 def equigrad(drawn: Drawn) -> Tensor:
-    weights = {**WEIGHTS, "rotational_grad": 0.01}
-    return conservative_loss(drawn, weights=weights, forces_loss_type="huber_0.3")
+    return conservative_loss(drawn, weights={"rotational_grad": 0.01})
+
+
+@case(
+    config=config(heads={"energy": {}, "forces": {"loss_type": "mae"}}, distill_direct_heads=True),
+    rename={"direct": "direct_forces"},
+    labels=EFS,
+    symmetric=True,
+    extra={"direct": ("atom", (3,))},
+)
+def distilled(drawn: Drawn) -> Tensor:
+    heads = {"forces": head("forces", loss_type="mae")}
+    return conservative_loss(drawn, heads, weights={"forces": 1.0}, distill_direct_heads=True)
+
+
+@case(
+    config=config(heads=THREE, loss_weights={"forces": 2.0, "stress": 0.3}, has_stress=True),
+    rename={"direct": "direct_forces"},
+    labels=EFS,
+    symmetric=True,
+    extra={"direct": ("atom", (3,)), "direct_stress": ("structure", (3, 3))},
+)
+def with_direct_heads(drawn: Drawn) -> Tensor:
+    heads = {"forces": head("forces"), "stress": head("stress")}
+    return conservative_loss(drawn, heads, weights={"forces": 2.0, "stress": 0.3})
 
 
 @case(
@@ -192,6 +225,7 @@ def equigrad(drawn: Drawn) -> Tensor:
     labels=EFS,
     symmetric=True,
     forces_scale=0.15,
+    rename={"confidence": "forces_confidence"},
     extra={"confidence": ("atom", (BINS,))},
 )
 def conservative_confidence(drawn: Drawn) -> Tensor:
@@ -205,6 +239,7 @@ def conservative_confidence(drawn: Drawn) -> Tensor:
     ),
     labels=EFS,
     symmetric=True,
+    rename={"confidence": "forces_confidence"},
     extra={"confidence": ("atom", (7,))},
 )
 def confidence_exponential(drawn: Drawn) -> Tensor:
@@ -216,6 +251,7 @@ def confidence_exponential(drawn: Drawn) -> Tensor:
     config=config(heads={"energy": {}, "confidence": {"num_bins": 9, "max_error": 0.8, "hard_clamp": False}}),
     labels=EFS,
     symmetric=True,
+    rename={"confidence": "forces_confidence"},
     extra={"confidence": ("atom", (9,))},
 )
 def confidence_clamped(drawn: Drawn) -> Tensor:
@@ -229,7 +265,7 @@ def direct(drawn: Drawn) -> Tensor:
 
 
 @case(
-    config=config(heads={"energy": {}, "forces": {}, "stress": {}}, loss_weights=DIRECT_WEIGHTS),
+    config=config(heads=THREE, loss_weights=DIRECT_WEIGHTS),
     options={"stds": THREE_STDS},
     labels=EFS,
     symmetric=True,
@@ -245,13 +281,14 @@ def direct_normalised(drawn: Drawn) -> Tensor:
             "energy": {"loss_type": "mae"},
             "forces": {"loss_type": "mse"},
             "stress": {"loss_type": "mae"},
-            "confidence": {},
+            "confidence": {"num_bins": 5},
         }
     ),
     labels=EFS,
     symmetric=True,
     forces_scale=0.15,
-    extra={"confidence": ("atom", (BINS,))},
+    rename={"confidence": "forces_confidence"},
+    extra={"confidence": ("atom", (5,))},
 )
 def direct_confidence(drawn: Drawn) -> Tensor:
     return direct_loss(drawn, loss_type="mae", forces_type="mse", confidence=True)

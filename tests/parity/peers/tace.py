@@ -53,7 +53,7 @@ NOISE: dict[str, Shape] = {"noise_vec": ("atom", (3,))}
 
 
 def reference(drawn: Drawn) -> dict[str, Tensor]:
-    """A batch as TACE makes it: what is missing is zero and weighs nothing, or is masked in stress and virials."""
+    """A batch as TACE makes it: what is missing is zero, and weighs nothing or is masked (stress)."""
     batch = drawn.batch
     ones = torch.ones(len(drawn.num_atoms), dtype=torch.float64)
     made = {key: batch[key] for key in ("ptr", "batch", "positions")}
@@ -303,7 +303,7 @@ def corrupted(drawn: Drawn) -> dict[str, Tensor]:
 
 
 def dens(penalty: str, functions: Iterable[str] = DENSE, **kwargs: float) -> dict[str, Any]:
-    """Losses of structures with noise on some atoms, whose noise is to be predicted instead of their forces."""
+    """Losses of structures with noise on some atoms, which is to be predicted instead of their forces."""
     names = [f"{penalty}_{function}" for function in functions]
     ratio = {"dens_loss_ratio": 0.2}
     given = [{**kwargs, **(ratio if name.endswith("forces") else {})} for name in names]
