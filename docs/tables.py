@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,9 +13,13 @@ from typing import Any
 
 import yaml
 
+import pesloss.losses
+import pesloss.weighting
 from pesloss.data import Files
 from pesloss.data.reading.files import File
-from pesloss.losses import MASKS, PENALTIES, PROPERTIES, REDUCTIONS, RESIDUALS
+from pesloss.data.references import References
+from pesloss.losses import DERIVED, MASKS, PENALTIES, PROPERTIES, REDUCTIONS, RESIDUALS, Term, terms
+from pesloss.recipes import PROJECTS, from_config
 from pesloss.training import Trainer
 from pesloss.training.metrics import NUMBERS, TOTALS, VECTORS
 from pesloss.weighting import WEIGHTINGS
@@ -24,7 +31,26 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
     "penalty": PENALTIES,
     "mask": MASKS,
     "reduction": REDUCTIONS,
+    "prediction": DERIVED,
     "weighting": WEIGHTINGS,
+}
+TABLES: Mapping[str, Mapping[str, Any]] = {**PARTS, "property": PROPERTIES, "derived": DERIVED}
+OTHERS = {"Trainer": Trainer, "References": References, "build": pesloss.build, "from_config": from_config}
+TITLES = {
+    "mace": "MACE",
+    "nequip": "NequIP",
+    "graph_pes": "graph-pes",
+    "metatrain": "metatrain",
+    "tace": "TACE",
+    "fairchem": "fairchem",
+    "deepmd": "DeePMD-kit",
+    "schnetpack": "SchNetPack",
+    "sevennet": "SevenNet",
+    "orb": "orb-models",
+    "matgl": "matgl",
+    "modelforge": "modelforge",
+    "torchmdnet": "TorchMD-Net",
+    "nvalchemi": "nvalchemi-toolkit",
 }
 METRICS = {
     "energies (per atom), charges": NUMBERS,
@@ -58,19 +84,80 @@ def _parts() -> str:
     return _table("Parts of a term, and weightings", ("part", "name", "options", "what it is"), rows)
 
 
+def _terms() -> str:
+    rows = [(f"`{cls.__name__}`", _sentence(cls)) for cls in sorted(final_terms(), key=lambda c: c.__name__)]
+    return _table("Terms", ("class in `pesloss.losses.terms`", "what it is"), rows)
+
+
+def final_terms() -> list[type[Term]]:
+    """Every term that a config can name."""
+    found = set()
+    for module in pkgutil.walk_packages(terms.__path__, f"{terms.__name__}."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if inspect.isclass(value) and issubclass(value, Term) and not inspect.isabstract(value):
+                found.add(value)
+    return list(found)
+
+
 def _losses() -> str:
-    return _by_name("Losses by name", "loss")
+    return _by_name("Losses of ours by name", "loss", lambda name: not _project(name))
+
+
+def _recipes() -> str:
+    return "\n".join(
+        _by_name(title, "loss", lambda name, project=project: _project(name) == project)
+        for project, title in TITLES.items()
+    )
+
+
+def _project(loss: str) -> str | None:
+    return next((project for project in PROJECTS if loss.startswith(f"{project}_")), None)
+
+
+def _features() -> str:
+    """What each project offers, and what ours is called; a name that does not exist is an error."""
+    with (ROOT / "docs" / "features.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    marks = {"yes": "●", "partly": "○", "": ""}
+    made = [(row[0], *(marks[cell] for cell in row[1:-1]), _ours(row[-1])) for row in rows]
+    return _table("Features: ● yes, ○ in part", head, made)
+
+
+def _ours(specs: str) -> str:
+    return "<br>".join(_existing(*spec.split()) for spec in specs.split("; ") if spec)
+
+
+def _existing(kind: str, name: str, option: str = "") -> str:
+    """How something of pesloss is called, if it exists."""
+    if kind in TABLES and name in TABLES[kind]:
+        return f"`{kind}: {name}`"
+    if kind == "loss" and (ROOT / "conf" / "loss" / f"{name}.yaml").exists():
+        return f"`loss={name}`"
+    found = {
+        **vars(pesloss.losses),
+        **vars(pesloss.weighting),
+        **{c.__name__: c for c in final_terms()},
+        **OTHERS,
+    }
+    if kind in ("class", "function") and name in found:
+        return f"`{name}`"
+    if kind == "option" and option in inspect.signature(found[name]).parameters:
+        return f"`{name}({option}=)`"
+    if kind == "method" and hasattr(found[name], option):
+        return f"`{name}.{option}`"
+    raise KeyError(f"docs/features.csv: there is no {kind} {name} {option}")
 
 
 def _data() -> str:
     return _by_name("Data by name", "data")
 
 
-def _by_name(title: str, group: str) -> str:
+def _by_name(title: str, group: str, chosen: Callable[[str], bool] = bool) -> str:
     """Options of a group of configs with the first line of each."""
     rows = [
         (f"`{group}={path.stem}`", path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "))
         for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
+        if chosen(path.stem)
     ]
     return _table(title, ("option", "what it is"), rows)
 
@@ -120,7 +207,11 @@ def _metrics() -> str:
 def _groups() -> str:
     rows = []
     for folder in sorted(path for path in (ROOT / "conf").iterdir() if any(path.glob("*.yaml"))):
-        options = ", ".join(f"`{file.stem}`" for file in sorted(folder.glob("*.yaml")))
+        names = [file.stem for file in sorted(folder.glob("*.yaml"))]
+        own = [name for name in names if folder.name != "loss" or not _project(name)]
+        options = ", ".join(f"`{name}`" for name in own)
+        if len(own) < len(names):
+            options += f", and [{len(names) - len(own)} of other projects](docs/recipes.md)"
         rows.append((f"`{folder.name}`", options))
     return _table("Groups of the app", ("group", "options"), rows)
 
@@ -147,9 +238,11 @@ def _table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> st
 
 
 PAGES: Mapping[str, Iterable[Callable[[], str]]] = {
-    "README.md": (_properties, _parts, _losses, _metrics, _data, _groups),
-    "docs/training.md": (_trainer,),
-    "docs/data.md": (_files, _file),
+    "README.md": (_groups,),
+    "docs/losses.md": (_properties, _parts, _terms, _losses),
+    "docs/recipes.md": (_recipes, _features),
+    "docs/training.md": (_trainer, _metrics),
+    "docs/data.md": (_data, _files, _file),
 }
 
 

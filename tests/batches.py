@@ -10,7 +10,29 @@ from torch import Tensor
 from pesloss.losses import PROPERTIES, Property, group_code
 
 USER = Property("mtt::etot", rows="structure", shape=(2,), extensive=True, unit="eV")
-ALL = {**PROPERTIES, USER.name: USER}
+DOS = Property("dos", shape=(9,), unit="1/eV")
+PHASE = Property("phase")
+ALL = {**PROPERTIES, **{prop.name: prop for prop in (USER, DOS, PHASE)}}
+OUTPUTS: dict[str, tuple[str, Property]] = {
+    prop.name: (label, prop)
+    for label, prop in (
+        ("energy", Property("energy_ensemble", shape=(4,))),
+        ("energy", Property("energy_log_variance")),
+        ("forces", Property("forces_ensemble", rows="atom", shape=(4, 3))),
+        ("forces", Property("forces_variance", rows="atom", shape=(3,))),
+        ("forces", Property("forces_nu", rows="atom", shape=(3,))),
+        ("forces", Property("forces_alpha", rows="atom", shape=(3,))),
+        ("forces", Property("forces_beta", rows="atom", shape=(3,))),
+        ("forces", Property("forces_logits", rows="atom", shape=(3,))),
+        ("forces", Property("forces_confidence", rows="atom", shape=(4,))),
+        ("charges", Property("charges_logits", rows="atom")),
+        ("phase", Property("phase_logits", shape=(3,))),
+        ("dos", Property("dos_wide", shape=(12,))),
+        ("dos", Property("dos_aligned", shape=(9,))),
+    )
+}
+"""What is predicted beside the labels' own properties, and the label it is predicted for."""
+PREDICTED = {**ALL, **{name: prop for name, (_, prop) in OUTPUTS.items()}}
 SIZES = (1, 3, 5, 2, 7, 1, 4, 2)
 CONFIG_TYPES = ("bulk", "surface", "bulk", "cluster", "surface", "bulk", "bulk", "cluster")
 MISSING = float("nan")
@@ -36,6 +58,9 @@ def make(
         "cell": 3 * torch.eye(3, dtype=torch.float64) + 0.3 * normal(num["structure"], 3, 3),
         "chosen": torch.rand(num["atom"], generator=generator) < 0.7,
         "fixed": torch.rand(num["atom"], generator=generator) < 0.3,
+        "reaction": torch.arange(len(sizes)),
+        "reaction_coefficient": 1 + torch.arange(len(sizes), dtype=torch.float64) / 10,
+        "reaction_size": torch.ones(len(sizes), dtype=torch.long),
         "config_type": torch.tensor(
             [group_code(name) for name in CONFIG_TYPES[: len(sizes)]], dtype=torch.long
         ),
@@ -55,6 +80,9 @@ def make(
         batch["weight"] = torch.rand(len(sizes), generator=generator, dtype=torch.float64) + 0.5
         batch["weight"][2::6] = 0
         batch["atom_weight"] = torch.rand(num["atom"], generator=generator, dtype=torch.float64) + 0.5
+    for _, prop in OUTPUTS.values():
+        batch[f"x::{prop.name}"] = normal(num[prop.rows], *prop.shape)
+    batch[PHASE.name] = batch[PHASE.name].abs().floor().clamp(max=2)
     return batch
 
 
@@ -83,7 +111,9 @@ def take(batch: dict[str, Tensor], structures: Sequence[int]) -> dict[str, Tenso
 def _rows(key: str, value: Tensor, num_atoms: int) -> str:
     """What a row of an entry is; known from the property it is of, else from its length."""
     name = key.removeprefix("x::").removesuffix("_weight")
-    return ALL[name].rows if name in ALL else "atom" if value.shape[0] == num_atoms else "structure"
+    if name in PREDICTED:
+        return PREDICTED[name].rows
+    return "atom" if value.shape[0] == num_atoms else "structure"
 
 
 def parameters(seed: int = 1) -> dict[str, Tensor]:
@@ -91,10 +121,10 @@ def parameters(seed: int = 1) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
         name: (torch.randn(prop.shape, generator=generator, dtype=torch.float64) + 1).requires_grad_()
-        for name, prop in ALL.items()
+        for name, prop in PREDICTED.items()
     }
 
 
 def predict(theta: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What that model predicts, non-linear in its parameters."""
-    return {name: batch[f"x::{name}"] * theta[name] + theta[name].square() for name in ALL}
+    return {name: batch[f"x::{name}"] * theta[name] + theta[name].square() for name in PREDICTED}

@@ -38,7 +38,12 @@ class Field(nn.Module):
             energy = energy + (batch["cell"] @ self.slant).square().sum(1)
         (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
         direct = -gradient + (near * (arms @ self.mix.T)).sum(1)
-        return {"energy": energy, "forces": -gradient, "direct_forces": direct, "denoising": self.scale * direct}
+        return {
+            "energy": energy,
+            "forces": -gradient,
+            "direct_forces": direct,
+            "denoising": self.scale * direct,
+        }
 
 
 def jacobian(batch: dict[str, Tensor], field: Field, name: str) -> Tensor:

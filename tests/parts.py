@@ -61,8 +61,21 @@ from pesloss.losses import (
     UncertaintyLoss,
     Voigt,
 )
+from pesloss.losses.terms.classification import ClassTerm
+from pesloss.losses.terms.confidence import ConfidenceTerm
+from pesloss.losses.terms.conservative import CurlPenalty, EquivariancePenalty, RotationPenalty
+from pesloss.losses.terms.denoising import DenoisingTerm
+from pesloss.losses.terms.distillation import Distillation
+from pesloss.losses.terms.dos import DOSTerm
+from pesloss.losses.terms.ensemble import EnsembleTerm
+from pesloss.losses.terms.generalized import GeneralizedForcesTerm
+from pesloss.losses.terms.hessian import HessianProductTerm
+from pesloss.losses.terms.reaction import ReactionTerm
+from pesloss.losses.terms.regularisers import WeightPenalty
+from pesloss.losses.terms.sign_symmetric import SignSymmetricTerm
+from pesloss.losses.terms.variance import EvidentialTerm, VarianceTerm
 from pesloss.weighting import Fixed, Schedule, SoftAdapt, Uncertainty, Weighting
-from tests.batches import ALL, USER
+from tests.batches import ALL, DOS, PHASE, USER
 from tests.references import COEFFICIENTS, GROUPS
 
 STRATA = {"thresholds": (0.5, 1.0, 2.0), "factors": (1.0, 0.7, 0.4, 0.1)}
@@ -163,7 +176,39 @@ TERMS: dict[str, Callable[[], Term]] = {
     "stress voigt": partial(PropertyTerm, "stress", residual="voigt", components=[1, 1, 1, 0.5, 0, 2]),
     "free atoms": partial(PropertyTerm, "forces", mask="free_atoms", components=[1.0, 0.5, 2.0]),
     "weight inside": lambda: PropertyTerm("forces", penalty=Huber(0.3), weight_inside=True),
+    "reactions": partial(ReactionTerm, penalty="absolute"),
+    "ensemble likelihood": partial(EnsembleTerm, "energy", members=4, per_atom=True),
+    "ensemble crps": partial(EnsembleTerm, "forces", score="gaussian_crps"),
+    "ensemble empirical crps": partial(EnsembleTerm, "energy", score="empirical_crps"),
+    "ensemble fair crps": partial(EnsembleTerm, "forces", score="empirical_crps", fair=True, members=4),
+    "variance": partial(VarianceTerm, "forces", floor=0.1),
+    "log variance": partial(
+        VarianceTerm, "energy", beta=0, form="log_variance", variance="energy_log_variance"
+    ),
+    "evidence": partial(EvidentialTerm, "forces"),
+    "classes": partial(ClassTerm, PHASE, classes=3, class_weights=[1.0, 0.5, 0.0]),
+    "soft classes": partial(ClassTerm, "forces"),
+    "yes or no": partial(ClassTerm, "charges", kind="sigmoid"),
+    "confidence": partial(ConfidenceTerm, bins=4, largest=2.0),
+    "confidence last": partial(ConfidenceTerm, bins=4, largest=2.0, beyond="last"),
+    "signs": SignSymmetricTerm,
+    "signs of all": partial(SignSymmetricTerm, "charges", by="batch", penalty="absolute"),
+    "dos": partial(DOSTerm, DOS, extra=3, prediction="dos_wide", gradient_weight=0.1, cumulative_weight=0.2),
+    "dos with zeros": partial(
+        DOSTerm, DOS, zeros=True, method="sum", prediction="dos_aligned", gradient_weight=0.1
+    ),
 }
+OTHER_TERMS: dict[str, Callable[[], Term]] = {
+    "curl": CurlPenalty,
+    "rotation": RotationPenalty,
+    "equivariance": EquivariancePenalty,
+    "denoising": DenoisingTerm,
+    "distillation": partial(Distillation, "forces", teacher="direct_forces"),
+    "generalized forces": partial(GeneralizedForcesTerm, 4),
+    "hessian product": HessianProductTerm,
+    "weights": WeightPenalty,
+}
+"""Terms of which a batch of labels and numbers for predictions says too little; their tests have the laws."""
 TABLES: dict[type, dict[str, Callable[[], Any]]] = {
     Penalty: PENALTIES,
     Reduction: REDUCTIONS,
@@ -171,7 +216,7 @@ TABLES: dict[type, dict[str, Callable[[], Any]]] = {
     Mask: MASKS,
     Derived: DERIVED,
     Weighting: WEIGHTINGS,
-    Term: TERMS,
+    Term: {**TERMS, **OTHER_TERMS},
 }
 
 
@@ -232,7 +277,7 @@ def losses() -> dict[str, Callable[[], TotalLoss]]:
 
 def _weighted(weighting: str, reduction: str) -> TotalLoss:
     loss = three_terms(Squared, REDUCTIONS[reduction], weighting=WEIGHTINGS[weighting]())
-    loss.advance()
+    loss.place()
     return loss
 
 

@@ -304,9 +304,12 @@ def one_graph_for_all_sizes():
 
 
 def compiled_hessian_is_refused():
-    compiled = torch.compile(small_potential(), dynamic=True, backend="eager")
-    with pytest.raises(Exception, match="compiled Potential has no second derivatives"):
-        compiled(to_batch(structures()), ("hessian",))
+    """What is said; the error itself cannot leave the process."""
+    compiled = torch.compile(small_potential(), dynamic=True, fullgraph=True, backend="eager")
+    try:
+        return str(compiled(to_batch(structures()), ("hessian",)))
+    except Exception as error:
+        return str(error)
 
 
 def compiled_evaluation_is_detached():
@@ -332,7 +335,7 @@ def test_another_batch_size_needs_no_other_graph(fresh):
 
 
 def test_compiled_hessian_is_refused(fresh):
-    fresh(compiled_hessian_is_refused)
+    assert "A compiled Potential has no second derivatives" in fresh(compiled_hessian_is_refused)
 
 
 def test_compiled_evaluation_is_detached(fresh):

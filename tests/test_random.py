@@ -61,7 +61,7 @@ def test_no_two_numbers_of_a_batch_are_equal():
 
 def test_uniform_numbers_fill_the_interval():
     numbers = Draws("test").uniform(many(), "atom", 3).flatten().sort().values
-    assert 0 <= numbers[0] and numbers[-1] < 1
+    assert numbers[0] >= 0 and numbers[-1] < 1
     distance = (numbers - torch.linspace(0, 1, len(numbers), dtype=torch.float64)).abs().max()
     assert distance < 1.63 / math.sqrt(len(numbers))  # Kolmogorov and Smirnov at 1 %
 

@@ -78,7 +78,7 @@ def test_a_plan_for_a_term_that_does_not_exist():
 def test_a_loss_that_was_never_told_where_training_stands_does_not_train(weighting):
     batch = make()
     loss = TotalLoss({"energy": {}, "forces": {}}, weighting=weighting)
-    with pytest.raises(RuntimeError, match=r"call loss.advance\(\) before"):
+    with pytest.raises(RuntimeError, match=r"call loss.place\(\) before"):
         loss(leaves(batch), batch)
     loss.eval()
     assert loss(leaves(batch), batch).isfinite()

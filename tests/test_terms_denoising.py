@@ -79,9 +79,7 @@ def test_accumulated_batches_are_one_batch():
     parts = [take(together, part) for part in DEAL]
     prepared = [loss.prepare(part) for part in parts]
     step = loss.step(prepared)
-    shares = [
-        loss({name: part[f"p::{name}"] for name in predictions}, part, step) for part in prepared
-    ]
+    shares = [loss({name: part[f"p::{name}"] for name in predictions}, part, step) for part in prepared]
     whole = loss(predictions, loss.prepare(batch))
     assert whole > 0
     assert_same([sum(shares).detach()], [whole.detach()])
@@ -115,9 +113,7 @@ def test_what_is_predicted_for_the_other_head_does_not_matter():
         name: torch.where(moved if name == "forces" else ~moved, MISSING, value.detach()).requires_grad_()
         for name, value in predictions.items()
     }
-    assert_same(
-        total_and_gradients(loss, spoilt, prepared), total_and_gradients(loss, predictions, prepared)
-    )
+    assert_same(total_and_gradients(loss, spoilt, prepared), total_and_gradients(loss, predictions, prepared))
 
 
 def test_a_ratio_of_zero_leaves_moved_atoms_out():

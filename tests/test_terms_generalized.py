@@ -78,6 +78,15 @@ def test_a_missing_force_is_missing_in_the_coordinates_that_move_it():
     assert loss_of().step([batch]).labels.tolist() == [int(counts.sum())]
 
 
+def test_a_structure_without_a_jacobian_has_no_label():
+    batch = batch_of()
+    batch["drdq"][batch["batch"] == 2] = MISSING
+    expected = batch_of()
+    expected["forces"][batch["batch"] == 2] = MISSING
+    found = total_and_gradient(loss_of(), batch["x::forces"], batch)
+    assert_same(found, total_and_gradient(loss_of(), batch["x::forces"], expected))
+
+
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e300])
 def test_predictions_of_structures_without_labels_do_not_matter(garbage):
     batch = batch_of()

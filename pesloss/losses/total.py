@@ -240,20 +240,28 @@ class TotalLoss(nn.Module):
             term.fitted()
 
     @torch.no_grad()
-    def advance(self, *, epoch: int = 0, step: int = 0, learning_rate: float = 1.0) -> None:
-        """Say where training stands: before the first step, and after every optimizer step.
+    def place(self, *, epoch: int = 0, step: int = 0, learning_rate: float = 1.0) -> None:
+        """Say where training stands, before the first optimizer step and before a resumed one.
 
-        Scheduled weights and adaptive penalties change here and nowhere else, so that all batches of a step
-        see the same loss. Every rank has to call it.
+        Scheduled weights are those of this place; saying it twice changes nothing.
 
         Args:
             epoch: completed epochs.
             step: completed optimizer steps.
             learning_rate: of the next step, relative to that of the first.
         """
+        self.weighting.advance(epoch=epoch, step=step, learning_rate=learning_rate)
+
+    @torch.no_grad()
+    def advance(self, *, epoch: int = 0, step: int = 0, learning_rate: float = 1.0) -> None:
+        """Say that an optimizer step is over, and where training stands now, as :meth:`place` does.
+
+        Adaptive penalties and random draws move on here and nowhere else, so that all batches of a step see
+        the same loss. Every rank has to call it.
+        """
         for term in self.by_name.values():
             term.advance(self._pool)
-        self.weighting.advance(epoch=epoch, step=step, learning_rate=learning_rate)
+        self.place(epoch=epoch, step=step, learning_rate=learning_rate)
 
     def monitored(self) -> dict[str, Tensor]:
         """Numbers worth a look besides the values, of the last complete step, as ``<term>/<number>``."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pesloss.losses.batch import Batch, atom_counts
 from pesloss.models.geometry import edge_vectors
-from pesloss.models.heads import HEADS, Atoms, build_heads, norm
+from pesloss.models.heads import Atoms, Spec, build_heads, head_properties, norm
 from pesloss.models.potential import Network
 from pesloss.models.radial import RadialBasis
 
@@ -104,10 +104,12 @@ class PaiNN(Network):
         cutoff: distance in Å beyond which atoms do not see each other; a batch's edges may reach farther.
         radial: number of radial functions.
         max_number: largest atomic number.
-        heads: what to predict, of `energy`, `charges`, `dipole`, `polarizability`.
+        heads: what to predict: `energy`, `charges`, `dipole`, `polarizability`, or another property of atoms
+            or structures that is made of numbers, polar vectors or 3×3 tensors. One that is not among
+            ``PROPERTIES`` is given by its arguments.
 
     Raises:
-        ValueError: if a size is not positive, or a head does not exist.
+        ValueError: if a size is not positive, or no head predicts a property.
 
     References:
         Schütt, Unke, Gastegger, ICML 2021, arXiv:2102.03218.
@@ -124,7 +126,7 @@ class PaiNN(Network):
         *,
         radial: int = 20,
         max_number: int = 100,
-        heads: Collection[str] = ("energy",),
+        heads: Collection[Spec] = ("energy",),
     ) -> None:
         super().__init__()
         if min(channels, layers, max_number) < 1 or not heads:
@@ -132,10 +134,10 @@ class PaiNN(Network):
                 "PaiNN needs at least one channel, layer, element and head, got "
                 f"channels={channels}, layers={layers}, max_number={max_number}, heads={list(heads)}."
             )
-        self.properties = tuple(heads)
+        self.properties = tuple(head_properties(heads))
         self.cutoff = cutoff
         self.heads = build_heads(heads, channels)
-        invariant = not any(HEADS[name].needs_vectors for name in heads)
+        invariant = not any(head.needs_vectors for head in self.heads.values())
         self.embedding = nn.Embedding(max_number + 1, channels)
         self.basis = RadialBasis(cutoff, radial)
         self.messages = nn.ModuleList(
@@ -162,12 +164,15 @@ class PaiNN(Network):
         found: dict[str, Tensor] = {}
         if "energy" in wanted:
             found["energy"] = self.heads["energy"](atoms) * self.energy_scale
+        if "atomic_energies" in wanted:
+            found["atomic_energies"] = self.heads["energy"].atomic(atoms) * self.energy_scale
         if "charges" in wanted or "dipole" in wanted:
             found["charges"] = self.heads["charges"](atoms)
         if "dipole" in wanted:
             found["dipole"] = self.heads["dipole"](atoms, found["charges"])
-        if "polarizability" in wanted:
-            found["polarizability"] = self.heads["polarizability"](atoms)
+        for name in wanted:
+            if name not in found:
+                found[name] = self.heads[name](atoms)
         return {name: found[name] for name in wanted}
 
     def features(self, batch: Batch) -> Atoms:

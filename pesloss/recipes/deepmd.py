@@ -80,6 +80,13 @@ ENERGY = {
     "gf": "generalized_forces",
     "h": "hessian",
 }
+EXTRA = {
+    "prefactor_forces": "deepmd_prefactor",
+    "generalized_forces": "deepmd_generalized",
+    "hessian": "deepmd_hessian",
+}
+"""Recipes of the terms that not every loss of type ener has."""
+
 SPIN = {"e": "energy", "fr": "forces", "fm": "magnetic_forces", "v": "virial", "ae": "atomic_energies"}
 DOS = {"dos": "dos", "cdf": "cumulative_dos", "ados": "atomic_dos", "acdf": "cumulative_atomic_dos"}
 POPULATION = {
@@ -138,17 +145,15 @@ def _from_fitting_net(fitting: Config) -> dict[str, Any]:
 
 def _energies(config: Config, model: Config) -> Node:
     made = _scheduled(load("deepmd_ener"), config, ENERGY)
-    for recipe, term in (
-        ("prefactor", "prefactor_forces"),
-        ("generalized", "generalized_forces"),
-        ("hessian",) * 2,
-    ):
+    for term, recipe in EXTRA.items():
         if term in made["weights"]:
-            _merge(made["terms"], load(f"deepmd_{recipe}")["terms"])
+            _merge(made["terms"], load(recipe)["terms"])
     made, kind = _finished(made), _kind(config)
     if "generalized_forces" in made["terms"]:
         made["terms"]["generalized_forces"]["coordinates"] = config["numb_generalized_coord"]
     _penalize(made["terms"], kind, config)
+    if "prefactor_forces" in made["terms"] and not config["use_default_pf"]:
+        _differs(made, "It leaves out the prefactor_forces of a system without atom_pref, which is 1 here.")
     if kind == "huber":
         made["huber_delta"] = _deltas(config["huber_delta"], made["terms"])
         if config["loss_func"] == "mae":
@@ -209,9 +214,13 @@ def _ignore_huber(made: Node, config: Config) -> None:
     """What DeePMD-kit does with ``use_huber`` beside ``loss_func: mae``."""
     absolute = {name: dict(term) for name, term in made["terms"].items()}
     _penalize(absolute, "mae", config)
+    _differs(made, "Beside loss_func mae it passes over use_huber.", terms=absolute, huber_delta=None)
+
+
+def _differs(made: Node, because: str, **how: Any) -> None:
+    """One more difference of the original."""
     original = made.setdefault("original", {})
-    original["because"] = f"{original.get('because', '')} Beside loss_func mae it passes over use_huber."
-    original.update(terms=absolute, huber_delta=None)
+    original.update(because=f"{original.get('because', '')} {because}".strip(), **how)
 
 
 def _spins(config: Config, model: Config) -> Node:
@@ -242,9 +251,8 @@ def _tensors(config: Config, model: Config) -> Node:
             raise ValueError(f"DeePMD-kit's loss of type tensor needs '{key}'.")
     made, name = load(f"deepmd_{tensor}"), TENSORS[tensor]
     made["weights"] = {name: config["pref"], f"atomic_{name}": config["pref_atomic"]}
-    if config[
-        "enable_atomic_weight"
-    ]:  # it multiplies the residual, and atoms of weight 0 stay in the denominator
+    if config["enable_atomic_weight"]:
+        # it multiplies the residual, and atoms of weight 0 stay in the denominator
         mean = {"_target_": "pesloss.losses.Mean", "denominator": "labelled"}
         weighted = {"weight_inside": True, "weighted_by": ["atom_weight"], "reduction": mean}
         made["terms"][f"atomic_{name}"].update(weighted)
@@ -286,10 +294,11 @@ def _relative(made: Node, name: str, term: Node, intensive: bool) -> None:
         reduction="mean",
     )
     signed = {"_target_": "pesloss.recipes.deepmd.SignedRelative", "offset": 1e-3}
-    made["original"] = {
-        "because": "It divides by the label with its sign plus 0.001: a label near -0.001 has no bound.",
-        "terms": {name: {"residual": signed}},
-    }
+    _differs(
+        made,
+        "It divides by the label with its sign plus 0.001: a label near -0.001 has no bound.",
+        terms={name: {"residual": signed}},
+    )
 
 
 def _populations(config: Config, model: Config) -> Node:
@@ -349,11 +358,12 @@ def _scheduled(made: Node, config: Config, terms: Mapping[str, str]) -> Node:
             half.append(term)
     made |= {"weights": weights, "weighting": _weighting(factors)}
     if half:
-        made["original"] = {
-            "because": f"Terms {half}, of weight 0 at the start or in the limit, are never there.",
-            "weights": {**weights, **dict.fromkeys(half, 0.0)},
-            "weighting": _weighting({name: points for name, points in factors.items() if name not in half}),
-        }
+        _differs(
+            made,
+            f"Terms {half}, of weight 0 at the start or in the limit, are never there.",
+            weights={**weights, **dict.fromkeys(half, 0.0)},
+            weighting=_weighting({name: points for name, points in factors.items() if name not in half}),
+        )
     return made
 
 

@@ -246,7 +246,9 @@ def _mask(root: Any, where: str, task: Mapping[str, Any], several: bool) -> Any:
     free = task["level"] == "atom" and bool(task.get("train_on_free_atoms", True))
     if not several:
         return "free_atoms" if free else None
-    datasets = _plain(root, f"{where}.datasets")
+    datasets = _plain(root, f"{where}.datasets") if task.get("datasets") else []
+    if not datasets:
+        raise ValueError(f"{where} needs 'datasets', because other tasks are of some; found {sorted(task)}.")
     return {
         "_target_": "pesloss.recipes.fairchem.OfTask",
         "datasets": datasets,

@@ -130,7 +130,7 @@ class Fit:
         self.save()  # a folder that cannot be written is better known before the first step
         steps = len(self._steps(0))
         progress, silent = self.progress, not self.fabric.is_global_zero
-        self._advance()
+        self.loss.place(**self._place())
         with Watch(self.trainer.epochs, steps, console, done=progress.step, silent=silent) as watch:
             ended = self._train(watch)
         if (self.folder / checkpoint.BEST).exists():
@@ -254,14 +254,14 @@ class Fit:
         self.progress.step += 1
         about = {"step": self.progress.step, "epoch": self.progress.epochs + 1}
         row = {**about, **_numbers(outputs), "gradient_norm": norm, "learning_rate": rate}
-        self._advance()
+        self.loss.advance(**self._place())
         return row | {name: float(value) for name, value in self.loss.monitored().items()}
 
-    def _advance(self) -> None:
-        """Tell the loss where training stands."""
+    def _place(self) -> dict[str, Any]:
+        """Where training stands, for the loss."""
         group = self.optimizer.param_groups[0]
         rate = group["lr"] / group.get("initial_lr", self._first_rate) * self._warmth()
-        self.loss.advance(epoch=self.progress.epochs, step=self.progress.step, learning_rate=rate)
+        return {"epoch": self.progress.epochs, "step": self.progress.step, "learning_rate": rate}
 
     def _warmth(self) -> float:
         """Share of the learning rate in the first steps."""
@@ -333,7 +333,7 @@ class Fit:
         if self.scheduler is not None:
             by_score = isinstance(self.scheduler, ReduceLROnPlateau)
             self.scheduler.step(*([loss if score is None else score] if by_score else []))
-        self._advance()
+        self.loss.place(**self._place())
         if score is None or progress.best_score is None or score < progress.best_score:
             progress.best_epoch, progress.best_score = progress.epochs, score
             self._save_best()

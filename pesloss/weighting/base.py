@@ -65,7 +65,7 @@ class Weighting(nn.Module, ABC):
         """
         if self.training and not self.placed:
             raise RuntimeError(
-                f"The weights of {type(self).__name__} change with training: call loss.advance() before the "
+                f"The weights of {type(self).__name__} change with training: call loss.place() before the "
                 "first optimizer step, and loss.advance(epoch=..., step=..., learning_rate=...) after each."
             )
 

@@ -24,8 +24,8 @@ class Schedule(Weighting):
     ``learning_rate`` the points are fractions of the first learning rate: ``{0: 1, 1: 50}`` is 50 at the
     start and goes to 1 as the rate goes to 0.
 
-    The loss has to be told where training stands, by :meth:`pesloss.losses.TotalLoss.advance`, as the app
-    does.
+    The loss has to be told where training stands, by ``place`` and ``advance`` of
+    :class:`pesloss.losses.TotalLoss`, as the app does.
 
     Args:
         factors: by term and point; terms that are not named keep their weights.

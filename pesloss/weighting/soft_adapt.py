@@ -24,8 +24,8 @@ class SoftAdapt(Weighting):
     intervals since the last update. The sum of the weights stays what was configured. A term without labels
     in an interval keeps its last value.
 
-    The loss has to be told where training stands, by :meth:`pesloss.losses.TotalLoss.advance`, as the app
-    does.
+    The loss has to be told where training stands, by ``place`` and ``advance`` of
+    :class:`pesloss.losses.TotalLoss`, as the app does.
 
     Args:
         beta: how strongly; negative values favour terms that fall fast.

@@ -32,7 +32,7 @@ def loss_of(case: Case) -> TotalLoss:
 def measured(case: Case, drawn: Drawn) -> dict[str, Any]:
     """Total and gradient of every prediction, as the original's :func:`tests.parity.run.measured`."""
     loss = loss_of(case)
-    loss.advance()
+    loss.place()
     named = {case.rename.get(name, name): p for name, p in drawn.predictions.items()}
     total = loss(named, loss.prepare(drawn.batch))
     names = list(drawn.predictions)

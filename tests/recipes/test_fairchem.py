@@ -249,6 +249,7 @@ def test_classes_by_name():
         (OMOL.replace("name: forces", "name: energy"), "two tasks 'energy'"),
         (OMOL.replace("level: system", "datasets: [any]", 1), "needs 'level'"),
         (OMOL.replace("1.433569", "${rmsd_of_all}", 1), "'rmsd_of_all'.*give it by name"),
+        (OMOL.replace("datasets:\n    - omol", "metrics: []", 1), "needs 'datasets'"),
         ("tasks: 3", "must be a list of tasks"),
         ("runner: {}", "has 'tasks', 'tasks_list' or 'loss_functions'"),
         (OC20.replace("fn: mae", "fn: maee"), "Unknown loss function 'maee'; did you mean 'mae'"),

@@ -261,7 +261,7 @@ class EquivariancePenalty(Vanishing):
             "positions": _rotated(batch["positions"], of_atoms),
             "cell": batch["cell"] @ rotation.mT,
         }
-        before, after = predicted(predictions, name), self._model[0](turned, (name,))[name]
+        before, after = predicted(predictions, name), predicted(self._model[0](turned, (name,)), name)
         return after - _rotated(before, of_atoms if self.property.rows == "atom" else rotation)
 
     def formula(self) -> str:

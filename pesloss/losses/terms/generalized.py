@@ -22,7 +22,8 @@ class GeneralizedForcesTerm(Restated):
 
     .. math:: Q_g = \sum_i \frac{\partial r_i}{\partial q_g} \cdot F_i
 
-    A structure has a label of a coordinate if every atom that the coordinate moves has a label.
+    A structure has a label of a coordinate if every atom that the coordinate moves has a label; where the
+    Jacobian is NaN there is none.
 
     Args:
         coordinates: how many there are, the same in every structure.
@@ -70,19 +71,27 @@ class GeneralizedForcesTerm(Restated):
         return {self.property.name: self.property}
 
     def prediction(self, predictions: Predictions, batch: Batch) -> Float[Tensor, "structures coordinates"]:
-        return self._projected(predicted(predictions, self.property.name), batch)
+        jacobian = self._jacobian(batch)
+        known = torch.where(jacobian.isnan(), 0, jacobian)
+        return _projected(predicted(predictions, self.property.name), known, batch)
 
     def labelled(self, batch: Batch, predictions: Predictions | None = None) -> Batch:
         if self.property.name not in batch:
             return batch
-        return {**batch, self.term.property.name: self._projected(batch[self.property.name], batch)}
+        label = _projected(batch[self.property.name], self._jacobian(batch), batch)
+        return {**batch, self.term.property.name: label}
 
     def formula(self) -> str:
         name = self.property.name
         return f"{self.term.formula()}; {self.term.property.name} = Σᵢ {self.jacobian}ᵢᵀ {name}ᵢ"
 
-    def _projected(self, forces: Float[Tensor, "atoms 3"], batch: Batch) -> Tensor:
-        jacobian = entry(batch, self.jacobian, "atoms, 3, coordinates").to(forces.dtype)
-        # an atom that a coordinate does not move needs no label for it
-        work = torch.where(jacobian == 0, 0, jacobian * forces[:, :, None]).sum(1)
-        return sum_over_atoms(work, structure_of_atom(batch, forces.shape[0]), num_structures(batch))
+    def _jacobian(self, batch: Batch) -> Float[Tensor, "atoms 3 coordinates"]:
+        return entry(batch, self.jacobian, "atoms, 3, coordinates")
+
+
+def _projected(
+    forces: Float[Tensor, "atoms 3"], jacobian: Float[Tensor, "atoms 3 coordinates"], batch: Batch
+) -> Float[Tensor, "structures coordinates"]:
+    # an atom that a coordinate does not move needs no label for it
+    work = torch.where(jacobian == 0, 0, jacobian.to(forces.dtype) * forces[:, :, None]).sum(1)
+    return sum_over_atoms(work, structure_of_atom(batch, forces.shape[0]), num_structures(batch))

@@ -41,12 +41,12 @@ class Restated(Term):
         """
 
     @property
-    def monitor(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def monitor(self) -> bool:
         """Whether the comparison keeps numbers worth a look."""
         return self.term.monitor
 
     @monitor.setter
-    def monitor(self, value: bool) -> None:
+    def monitor(self, value: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self.term.monitor = value
 
     def forward(self, predictions: Predictions, batch: Batch) -> Tensor:
@@ -98,14 +98,15 @@ class Vanishing(Restated):
 
 
 def predicted(predictions: Predictions, name: str) -> Tensor:
-    """A prediction by its name.
+    """A prediction by its name, in at least single precision.
 
     Raises:
         KeyError: if there is none.
     """
     if name not in predictions:
         raise KeyError(f"No '{name}' in predictions; found {sorted(predictions)}.")
-    return predictions[name]
+    values = predictions[name]
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def entry(batch: Batch, key: str, what: str) -> Tensor:

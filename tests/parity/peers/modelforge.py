@@ -19,7 +19,7 @@ from torch import Tensor
 from tests.parity.cases import case
 from tests.parity.drawing import Drawn
 
-REQUIREMENTS = ["loguru"]
+REQUIREMENTS = ["loguru", "numpy"]
 COMMIT = "3d37cb7af89cc71eea3145a598d029371d251ba9"
 
 KJ_PER_MOL = 96.48533212331001

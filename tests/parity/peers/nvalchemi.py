@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.parity.cases import case
 from tests.parity.drawing import Drawn
 
-REQUIREMENTS = ["jaxtyping", "plum-dispatch", "pydantic"]
+REQUIREMENTS = ["jaxtyping", "numpy", "plum-dispatch", "pydantic"]
 
 EFS = ("energy", "forces", "stress")
 SPEC = "nvalchemi.training.losses"
