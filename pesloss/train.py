@@ -42,12 +42,12 @@ def run(fabric: Any, config: dict[str, Any], output_dir: str, overrides: list[st
         parts = {"val": fit.data.val, "test": fit.data.test}
         metrics = conclude(
             {name: fit.predict(part) for name, part in parts.items() if part is not None},
-            fit.loss.compared,
+            fit.compared,
             folder=folder if fabric.is_global_zero else None,
             console=console,
             title=f"Errors of epoch {fitted.best_epoch}; {fitted.ended}",
             groups=groups_of(fit.data.config_types, fit.data.datasets),
-            mean=MeanPredictor(fit.loss.compared, fit.about["means"]),
+            mean=MeanPredictor(fit.compared, fit.about["means"]),
             about=fitted.as_dict(),
         )
         fit.loggers.summarize(metrics)

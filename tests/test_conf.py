@@ -18,6 +18,7 @@ from pesloss.weighting import Weighting
 
 CONF = Path(pesloss.__file__).parent.parent / "conf"
 OPTIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.yaml"))
+OPTIONS.remove("loss/base/recipe")  # what recipes have in common, of which there is none without terms
 FILLED = {
     option: ["data.train=some.xyz"]
     for option in OPTIONS
@@ -70,8 +71,9 @@ def test_a_weighting_is_chosen_by_its_group(name):
 
 @pytest.mark.parametrize("name", options("loss/term"))
 def test_a_term_is_named_after_its_property(name):
-    node = OmegaConf.load(CONF / "loss" / "term" / f"{name}.yaml")
-    assert name.startswith(node.property)
+    term = pesloss.build(OmegaConf.load(CONF / "loss" / "term" / f"{name}.yaml"))
+    compared = [*term.labels, *term.required]
+    assert any(name.startswith(prop) for prop in compared) or (name, compared) == ("weights", [])
 
 
 @pytest.mark.parametrize("name", options("loss"))

@@ -84,6 +84,15 @@ def test_a_loss_that_was_never_told_where_training_stands_does_not_train(weighti
     assert loss(leaves(batch), batch).isfinite()
 
 
+def test_a_plan_for_a_term_that_was_removed_is_none():
+    """As for a sweep that takes a term away."""
+    weighting = Schedule({"energy": {0: 2.0}})
+    loss = TotalLoss({"energy": {}, "forces": {}}, weights={"energy": 0.0}, weighting=weighting)
+    loss.place()
+    batch = make()
+    assert loss.evaluate(leaves(batch), batch).weights.keys() == {"forces"}
+
+
 def trajectory(soft, losses, interval="epoch"):
     """Weights after each interval, whose losses are given."""
     found = []

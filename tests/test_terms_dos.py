@@ -72,7 +72,7 @@ def by_hand(p, t, *, zeros=False, extra=0, method="trapezoid", per_atom=False, s
         errors = [(p[shift + g] - t[g]) ** 2 * known[g] for g in range(len(t))]
         below = p[:shift] if method == "sum" else p[: shift + 1]
         costs.append(integral(errors, method, spacing) + integral([x**2 for x in below], method, spacing))
-    shift = min(range(len(costs)), key=lambda s: float(costs[s]))
+    shift = min(range(len(costs)), key=lambda s: costs[s].item())
     cost = costs[shift]
     rough = []
     for j in range(4, len(p)):
@@ -86,7 +86,7 @@ def by_hand(p, t, *, zeros=False, extra=0, method="trapezoid", per_atom=False, s
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_it_is_the_loop_over_structures_shifts_and_points(variant, seed):
     options, label = {**VARIANTS[variant], **BOTH}, labels(seed)
     prediction = normal(6, POINTS + options.get("extra", 0), seed=seed + 10).requires_grad_()
@@ -100,8 +100,8 @@ def test_it_is_the_loop_over_structures_shifts_and_points(variant, seed):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_are_those_of_finite_differences(variant):
     options = {**VARIANTS[variant], **BOTH}
-    prediction = normal(6, POINTS + options.get("extra", 0), seed=10).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p: value(p, labels(), **options), prediction)
+    prediction, label = normal(3, POINTS + options.get("extra", 0), seed=10), labels()[[0, 3, 5]]
+    assert torch.autograd.gradcheck(lambda p: value(p, label, **options), prediction.requires_grad_())
 
 
 @pytest.mark.parametrize("shift", range(EXTRA + 1))
@@ -247,14 +247,17 @@ def silicon():
 
 
 def metals():
-    """Densities of states of gold and magnesium, broadened eigenvalues up to where bands are complete."""
+    """Densities of states of gold and magnesium: broadened levels, as far up as all bands were computed."""
+    edges = np.arange(-15, 15, 0.05)
+    bell = np.exp(-0.5 * (np.arange(-30, 31) * 0.05 / WIDTH) ** 2)
     found = []
     for atoms in ase.io.read(shared("metatrain_small/DOS_structures.xyz.gz"), ":"):
-        bands, weights = (torch.tensor(atoms.info[key]).double() for key in ("eigenvalues", "kweights"))
-        lines = torch.exp(-0.5 * ((grid[:, None, None] - bands) / WIDTH) ** 2).sum(-1)
-        density = 2 * (lines * weights / weights.sum()).sum(-1) / (WIDTH * (2 * np.pi) ** 0.5)
-        found.append(torch.where(grid < bands[:, -1].min() - 3 * WIDTH, density, torch.nan))
-    return torch.stack(found)
+        bands, weights = atoms.info["eigenvalues"], atoms.info["k-point weights"]
+        weights = np.broadcast_to((2 / 0.05) * (weights / weights.sum())[:, None], bands.shape)
+        number, _ = np.histogram(bands, edges, weights=weights)
+        density = np.convolve(number, bell / bell.sum(), "same")
+        found.append(np.where(edges[:-1] < bands[:, -1].min() - 3 * WIDTH, density, np.nan))
+    return torch.from_numpy(np.array(found))
 
 
 TERMS = {

@@ -48,7 +48,20 @@ from pesloss.losses.residuals import (
     Voigt,
 )
 from pesloss.losses.terms.base import Counts, Term
+from pesloss.losses.terms.classification import ClassTerm
+from pesloss.losses.terms.confidence import ConfidenceTerm
+from pesloss.losses.terms.conservative import CurlPenalty, EquivariancePenalty, RotationPenalty
+from pesloss.losses.terms.denoising import DenoisingTerm
+from pesloss.losses.terms.distillation import Distillation
+from pesloss.losses.terms.dos import DOSTerm
+from pesloss.losses.terms.ensemble import EnsembleTerm
+from pesloss.losses.terms.generalized import GeneralizedForcesTerm
+from pesloss.losses.terms.hessian import HessianProductTerm
 from pesloss.losses.terms.property import PropertyTerm
+from pesloss.losses.terms.reaction import ReactionTerm
+from pesloss.losses.terms.regularisers import ModelTerm, WeightPenalty
+from pesloss.losses.terms.sign_symmetric import SignSymmetricTerm
+from pesloss.losses.terms.variance import EvidentialTerm, VarianceTerm
 from pesloss.losses.total import LossOutput, Step, TotalLoss
 
 __all__ = [
@@ -60,18 +73,29 @@ __all__ = [
     "RESIDUALS",
     "Absolute",
     "Batch",
+    "ClassTerm",
     "Combination",
     "ConditionalHuber",
     "ConditionalSquared",
+    "ConfidenceTerm",
     "Counts",
     "Cumulative",
+    "CurlPenalty",
+    "DOSTerm",
+    "DenoisingTerm",
     "Derived",
     "Difference",
     "DipoleFromCharges",
     "Direction",
+    "Distillation",
     "Elements",
+    "EnsembleTerm",
+    "EquivariancePenalty",
+    "EvidentialTerm",
     "FreeAtoms",
+    "GeneralizedForcesTerm",
     "Given",
+    "HessianProductTerm",
     "Huber",
     "HuberNorm",
     "L2Norm",
@@ -81,6 +105,7 @@ __all__ = [
     "Magnitude",
     "Mask",
     "Mean",
+    "ModelTerm",
     "ModuloQuantum",
     "NormalLoss",
     "Penalty",
@@ -93,11 +118,14 @@ __all__ = [
     "PropertyTerm",
     "Quantile",
     "QuantileHuber",
+    "ReactionTerm",
     "Reduction",
     "Relative",
     "Residual",
     "RootMean",
+    "RotationPenalty",
     "Scaled",
+    "SignSymmetricTerm",
     "Spin",
     "Squared",
     "SquaredNorm",
@@ -110,7 +138,9 @@ __all__ = [
     "TotalLoss",
     "Trace",
     "UncertaintyLoss",
+    "VarianceTerm",
     "Voigt",
+    "WeightPenalty",
     "explain_nonfinite",
     "group_code",
 ]

@@ -115,7 +115,9 @@ class TotalLoss(nn.Module):
         _set_huber_delta(built, self.terms, huber_delta)
         self.weighting = part("weighting", weighting, Weighting, WEIGHTINGS)
         scale = sum(prior.values()) if normalize else 1.0
-        self.weighting.setup({name: prior[name] / scale for name in self.terms})
+        self.weighting.setup(
+            {name: prior[name] / scale for name in self.terms}, [name for name in prior if prior[name] == 0]
+        )
         self.weight: Tensor
         if check_weight("weight", weight) == 0:
             raise ValueError("A loss of weight 0 asks for nothing and learns nothing; leave it out.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pesloss.losses.batch import Batch, atom_counts
 from pesloss.models.geometry import edge_vectors
-from pesloss.models.heads import Atoms, Spec, build_heads, head_properties, norm
+from pesloss.models.heads import Atoms, Energy, Spec, build_heads, head_properties, norm
 from pesloss.models.potential import Network
 from pesloss.models.radial import RadialBasis
 
@@ -165,7 +165,8 @@ class PaiNN(Network):
         if "energy" in wanted:
             found["energy"] = self.heads["energy"](atoms) * self.energy_scale
         if "atomic_energies" in wanted:
-            found["atomic_energies"] = self.heads["energy"].atomic(atoms) * self.energy_scale
+            head: Energy = self.heads["energy"]  # pyright: ignore[reportAssignmentType]
+            found["atomic_energies"] = head.atomic(atoms).to(self.energy_scale.dtype) * self.energy_scale
         if "charges" in wanted or "dipole" in wanted:
             found["charges"] = self.heads["charges"](atoms)
         if "dipole" in wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TypeAlias
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pesloss.losses.batch import Batch, Predictions, num_rows, num_structures, structure_of_atom
+from pesloss.losses.derived import Derived
 from pesloss.losses.pairs import atoms_of_pairs
 from pesloss.models.geometry import deform, volume
 from pesloss.names import unknown
@@ -59,12 +60,14 @@ class Potential(nn.Module):
 
     Args:
         network: predicts at least the energy of each structure in eV.
+        derived: properties that follow from what the network predicts, such as the dipole of its charges,
+            by name; not those that it predicts itself.
 
     Raises:
         TypeError: if the network does not name an energy among its properties.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, derived: Mapping[str, Derived] | None = None) -> None:
         super().__init__()
         self.network = network
         self.network_properties: tuple[str, ...] = tuple(getattr(network, "properties", ()))
@@ -73,11 +76,12 @@ class Potential(nn.Module):
                 "Potential needs a network with 'energy' among its `properties`, such as PaiNN; "
                 f"{type(network).__name__} has {list(self.network_properties)}."
             )
+        self.derived = nn.ModuleDict(derived)
 
     @property
     def properties(self) -> tuple[str, ...]:
         """Names of everything that can be asked for."""
-        return self.network_properties + DERIVATIVES
+        return (*self.network_properties, *DERIVATIVES, *self.derived)
 
     def forward(
         self, batch: Batch, properties: Collection[str], *, training: bool | None = None
@@ -98,10 +102,22 @@ class Potential(nn.Module):
         self._check(properties)
         if training is None:
             training = self.training and torch.is_grad_enabled()
-        derivatives = [name for name in DERIVATIVES if name in properties]
+        needed = self._needed(properties)
+        derivatives = [name for name in DERIVATIVES if name in needed]
         with torch.set_grad_enabled(training or bool(derivatives)):
-            predictions = self._predict(batch, properties, derivatives, training)
-        return predictions if training else {name: value.detach() for name, value in predictions.items()}
+            predictions = self._predict(batch, needed, derivatives, training)
+            for name in properties:
+                if name in self.derived:
+                    predictions[name] = self.derived[name](predictions, batch)
+        return {name: predictions[name] if training else predictions[name].detach() for name in properties}
+
+    def _needed(self, properties: Collection[str]) -> list[str]:
+        """What these are, or are derived from."""
+        needed: list[str] = []
+        for name in properties:
+            parts = self.derived[name].required if name in self.derived else (name,)
+            needed += [part for part in parts if part not in needed]  # pyright: ignore[reportGeneralTypeIssues]
+        return needed
 
     def _check(self, properties: Collection[str]) -> None:
         for name in properties:

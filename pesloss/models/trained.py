@@ -18,8 +18,10 @@ from pesloss.checkpoint import BEST, CheckpointError
 from pesloss.data.neighbors import Neighbors
 from pesloss.data.references import References
 from pesloss.losses.batch import num_structures
+from pesloss.losses.derived import Derived
 from pesloss.losses.properties import PROPERTIES, Property, as_property
-from pesloss.models.potential import Potential
+from pesloss.models.derived import derived_by
+from pesloss.models.potential import DERIVATIVES, Network, Potential
 from pesloss.names import unknown
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Trained:
     Raises:
         FileNotFoundError: if there is no such checkpoint.
         CheckpointError: if it is not a checkpoint of a training.
-        BuildError: if its config describes no network.
+        BuildError: if its config describes no network, or no loss where that derives what was trained.
         RuntimeError: if the weights do not fit the network.
     """
     path = Path(path) / BEST if Path(path).is_dir() else Path(path)
@@ -76,7 +78,8 @@ class Trained:
         self.elements: tuple[str, ...] = tuple(content["elements"])
         self.fingerprint: str | None = content.get("data")
         self.means: Mapping[str, Tensor] = content.get("means", {})
-        self.potential = Potential(build(self.config["model"], heads=content["heads"]))
+        network = build(self.config["model"], heads=content["heads"])
+        self.potential = Potential(network, self._derived(network))
         self.potential.to(_dtype(content["model"])).load_state_dict(content["model"])
         self.potential.to(device).eval().requires_grad_(False)
 
@@ -184,6 +187,11 @@ class Trained:
                 f"The potential was not trained on {', '.join(sorted(unknown))}; "
                 f"it knows {', '.join(self.elements)}."
             )
+
+    def _derived(self, network: Network) -> Mapping[str, Derived]:
+        """What the training asked for and neither the network nor its energy says: the loss knows how."""
+        known = {*network.properties, *DERIVATIVES}
+        return {} if known >= {*self.properties} else derived_by(build(self.config["loss"]), network)
 
     def _of_atoms(self, name: str) -> bool:
         return {**PROPERTIES, **self.properties}[name].rows == "atom"

@@ -24,7 +24,7 @@ WEIGHTS = {
     "charges": "charge_weight",
 }
 TARGETS = ("absolute", "symbreak", None)
-SIGN_SYMMETRIC = "pesloss.losses.terms.sign_symmetric.SignSymmetricTerm"
+SIGN_SYMMETRIC = "pesloss.losses.SignSymmetricTerm"
 
 DEFAULTS: Mapping[str, Any] = {
     "energy_weight": 1.0,

@@ -263,7 +263,7 @@ def _ensemble(where: str, target: Target, spec: Mapping[str, Any]) -> dict[str, 
     """Score of an ensemble; its trainer compares values of structures, not per atom."""
     check_keys(where, spec, COMMON)
     return {
-        "_target_": "pesloss.losses.terms.ensemble.EnsembleTerm",
+        "_target_": "pesloss.losses.EnsembleTerm",
         "property": target.property(),
         "score": SCORES[spec["type"]],
         "reduction": spec.get("reduction", "mean"),
@@ -278,7 +278,7 @@ def _spectrum(where: str, target: Target, spec: Mapping[str, Any]) -> dict[str, 
         if key not in spec:
             raise ValueError(f"{where}: '{spec['type']}' has no default for '{key}'; give it a number.")
     made = {
-        "_target_": "pesloss.losses.terms.dos.DOSTerm",
+        "_target_": "pesloss.losses.DOSTerm",
         "property": target.property(),
         "spacing": 0.05,  # eV, which metatrain assumes
         "cumulative_weight": spec["int_weight"],

@@ -156,7 +156,7 @@ def _conservative(keys: Node, heads: Node, given: Node) -> tuple[Node, Node]:
         if name.startswith("direct_"):
             terms[name] = _taught(terms[name], bool(keys.get("distill_direct_heads")))
     if "rotational_grad" in given:
-        terms["equigrad"] = {"_target_": "pesloss.losses.terms.conservative.RotationPenalty"}
+        terms["equigrad"] = {"_target_": "pesloss.losses.RotationPenalty"}
         # the derivative by a generator is a matrix, with twice the squares of the vector of the torque
         weights["equigrad"] = sqrt(2) * given["rotational_grad"]
     return _with_confidence(terms, weights, heads, given)
@@ -215,14 +215,14 @@ def _taught(term: Node, distilled: bool) -> Node:
         return {**term, "label": teacher}
     if "components" in term:
         raise ValueError("distill_direct_heads is of forces here: a stress head learns from labels only.")
-    return {"_target_": "pesloss.losses.terms.distillation.Distillation", "teacher": teacher, **term}
+    return {"_target_": "pesloss.losses.Distillation", "teacher": teacher, **term}
 
 
 def _with_confidence(terms: Node, weights: Node, heads: Node, given: Node) -> tuple[Node, Node]:
     if "confidence" in heads:
         head = heads["confidence"]
         terms["confidence"] = {
-            "_target_": "pesloss.losses.terms.confidence.ConfidenceTerm",
+            "_target_": "pesloss.losses.ConfidenceTerm",
             "property": "forces",
             "bins": head.get("num_bins", 50),
             "largest": head.get("max_error", 0.3),

@@ -25,7 +25,7 @@ COUNTED = ("stress", "direct_stress", "virials", "direct_virials")
 """Properties whose labels TACE counts; of the others it divides by the number of all entries."""
 DENOISING = "_dens_"
 NOISE = {
-    "_target_": "pesloss.losses.terms.denoising.DenoisingTerm",
+    "_target_": "pesloss.losses.DenoisingTerm",
     "denoising": "noise_vec",
     "normalized": False,
     "max_force": 2.5,
@@ -33,7 +33,7 @@ NOISE = {
 }
 OF_CURL = "mse_direct_forces_curl"
 CURL = {
-    "_target_": "pesloss.losses.terms.conservative.CurlPenalty",
+    "_target_": "pesloss.losses.CurlPenalty",
     "property": {"name": "direct_forces", "rows": "atom", "shape": [3], "unit": "eV/Å"},
 }
 ALL_ENTRIES = {"_target_": "pesloss.losses.Mean", "denominator": "entries"}
@@ -70,7 +70,7 @@ def node(config: Any) -> dict[str, Any]:
 
     Predictions and labels keep TACE's names (``virials``, ``direct_forces``), and the weight of a structure
     is its ``entropy``, times its ``weight``. Forces with denoising (``dens``) are a
-    :class:`pesloss.losses.terms.denoising.DenoisingTerm`, which puts the noise on by itself, with TACE's
+    :class:`pesloss.losses.DenoisingTerm`, which puts the noise on by itself, with TACE's
     settings.
 
     Raises:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pesloss.losses.batch import Batch, Predictions
 from pesloss.losses.properties import Property
-from pesloss.training.metrics import Metric, compared, displayed_unit
+from pesloss.training.metrics import Metric, compared, displayed_unit, on_branch
 
 Columns = Mapping[str, np.ndarray]
 
@@ -124,7 +124,8 @@ def _pairs(prop: Property, batch: Batch, predictions: Predictions) -> Float64[Te
     factor, _ = displayed_unit(prop)
     label = compared(prop, batch[prop.name], batch)
     known = ~label.isnan()
-    return factor * torch.stack([label[known], compared(prop, predictions[prop.name], batch)[known]]).cpu()
+    predicted = compared(prop, on_branch(prop, predictions[prop.name], batch), batch)
+    return factor * torch.stack([label[known], predicted[known]]).cpu()
 
 
 def _parity(path: Path, prop: Property, panels: Mapping[str, tuple[ParitySample, Metric, Metric]]) -> Path:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pesloss.losses import TotalLoss
+from pesloss.losses import Term, TotalLoss
 
 WIDTH = 120
 
@@ -84,10 +84,16 @@ def terms_table(loss: TotalLoss) -> Table:
     for column in ("term", "weight", "unit", "residual", "penalty", "mask", "reduction"):
         table.add_column(column)
     for (name, term), weight in zip(loss.by_name.items(), loss.weighting.prior.tolist(), strict=True):
-        unit = ", ".join(prop.unit for prop in term.required.values())
-        parts = [str(part).removesuffix("()") for part in term.children()]
-        table.add_row(*map(escape, (name, f"{weight:g}", unit, *parts)))
+        table.add_row(*map(escape, (name, f"{weight:g}", term.unit(), *_parts(term))))
     return table
+
+
+def _parts(term: Term) -> list[str]:
+    """Residual, penalty, mask and reduction in words; terms of other kinds lack some of them."""
+    parts = {name: str(getattr(term, name, "")) for name in ("residual", "penalty", "mask", "reduction")}
+    if derived := getattr(term, "prediction", None):
+        parts["residual"] += f" of {derived}"
+    return [part.replace("()", "") for part in parts.values()]
 
 
 def _clock(seconds: float) -> str:

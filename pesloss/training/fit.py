@@ -24,6 +24,7 @@ from pesloss.data import LoadedData, Packed, batches
 from pesloss.data.loader import loader
 from pesloss.losses import Batch, LossOutput, Predictions, TotalLoss, explain_nonfinite
 from pesloss.models import Potential
+from pesloss.models.derived import compared_by
 from pesloss.training.console import Watch
 from pesloss.training.loggers import Loggers
 from pesloss.training.metrics import Metric, Metrics, table_columns
@@ -106,7 +107,7 @@ class Fit:
         self.model, self._optimizer = fabric.setup(self.potential, optimizer)
         self.loggers, self.folder, self.about, self.seed = loggers, folder, about, seed
         self.required = list(loss.required)
-        self.compared = loss.compared
+        self.compared = compared_by(loss, potential)
         self.score = trainer.score_of(self.compared)
         self.progress = Progress()
         self._first_rate: float = optimizer.param_groups[0]["lr"]

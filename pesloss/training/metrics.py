@@ -21,6 +21,7 @@ from pesloss.losses.batch import (
 )
 from pesloss.losses.distributed import ranks, sum_over_ranks
 from pesloss.losses.properties import Property
+from pesloss.losses.residuals import ModuloQuantum
 
 Groups = Mapping[str, Mapping[str, int]]
 """What errors are told apart by (``element``, ``config_type``, ``dataset``) -> name -> code in a batch."""
@@ -101,9 +102,9 @@ def scores(properties: Mapping[str, Property]) -> list[str]:
 
 
 def default_score(properties: Mapping[str, Property]) -> str:
-    """The error of the forces' components, or the first of the first property."""
+    """The error of the forces' components, or the first of the first property; of none it has no name."""
     names = scores(properties)
-    return "forces/mae_component" if "forces/mae_component" in names else names[0]
+    return "forces/mae_component" if "forces/mae_component" in names else next(iter(names), "")
 
 
 def columns(prop: Property) -> tuple[str, ...]:
@@ -139,6 +140,15 @@ def compared(prop: Property, values: Tensor, batch: Batch) -> Tensor:
     return values / spread_rows(atom_counts(batch), values.dim() - 1)
 
 
+def on_branch(prop: Property, predictions: Tensor, batch: Batch) -> Tensor:
+    """Polarizations of crystals on the branch next to their labels', since all branches mean the same."""
+    if prop.name != "polarization" or "cell" not in batch:
+        return predictions
+    label = batch[prop.name]
+    nearest = label + ModuloQuantum()(predictions, label, batch)
+    return torch.where(nearest.isnan(), predictions, nearest)  # without a cell there is one branch
+
+
 class Metric(NamedTuple):
     """One error of a model, pooled over a split or over a group of its rows.
 
@@ -165,7 +175,8 @@ class Metrics:
     - of numbers, ``mae`` = ⟨\|e\|⟩, ``rmse`` = √⟨e²⟩, ``bias`` = ⟨e⟩, ``deviation`` = √⟨(e − ⟨e⟩)²⟩, and for
       energies ``mae_total`` and ``rmse_total`` of the structure, not divided by its atoms;
     - of vectors and tensors, ``mae_component`` = ⟨\|e_α\|⟩ and ``rmse_component`` = √⟨e_α²⟩ over labelled
-      components, ``mae_vector`` = ⟨‖e‖⟩ and ``rmse_vector`` = √⟨‖e‖²⟩ over rows without a missing component.
+      components, ``mae_vector`` = ⟨‖e‖⟩ and ``rmse_vector`` = √⟨‖e‖²⟩ over rows without a missing component;
+      polarizations of crystals are compared by their nearest branches.
 
     A missing label is NaN and counts nowhere; a prediction that is NaN makes its errors NaN. Sums are kept in
     float64 on the device of the batches, which is not waited for, and added over ranks in ``compute``, so
@@ -256,7 +267,7 @@ def row_sums(prop: Property, predictions: Tensor, batch: Batch) -> dict[str, Flo
     label = compared(prop, batch[prop.name], batch)
     known = ~label.isnan()
     # `where`, because a missing label times zero is still NaN
-    error = torch.where(known, compared(prop, predictions, batch) - label, 0.0)
+    error = torch.where(known, compared(prop, on_branch(prop, predictions, batch), batch) - label, 0.0)
     return _sums_of_vectors(error, known) if prop.shape else _sums_of_numbers(prop, error, known, batch)
 
 

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from pesloss import build, checkpoint
 from pesloss.data import LoadedData, Packed
-from pesloss.losses import TotalLoss
+from pesloss.losses import PROPERTIES, TotalLoss
 from pesloss.losses.batch import atom_counts
 from pesloss.models import Network, Potential
+from pesloss.models.derived import compared_by, derived_by
 from pesloss.models.potential import DERIVATIVES
 from pesloss.names import unknown
 from pesloss.training.console import terms_table
@@ -64,10 +65,11 @@ def prepare(
     check_labels(loss, data)
     loss.pre_fit(data.train.chunks([*loss.labels, "numbers"]))
     model.set_scale(energy_scale(data.train))
-    potential = Potential(model)
+    potential = Potential(model, derived_by(loss, model))
     loss.attach(potential)
     groups = [{"params": list(potential.parameters())}, *loss.parameter_groups()]
     optimizer = build(config["optimizer"], groups)
+    compared = compared_by(loss, potential)
     if fabric.is_global_zero:
         _introduce(console, fabric, loss, data, potential)
     fit = Fit(
@@ -84,9 +86,9 @@ def prepare(
             "config": dict(config),
             "overrides": list(overrides),
             "heads": heads,
-            "properties": [asdict(prop) for prop in loss.compared.values()],
+            "properties": [asdict(prop) for prop in compared.values()],
             "references": data.references.as_dict(),
-            "means": MeanPredictor.fit(loss.compared, data.train.chunks(loss.compared)).means,
+            "means": MeanPredictor.fit(compared, data.train.chunks(compared)).means,
             "elements": elements(data.train),
             "data": data.fingerprint,
             "versions": _versions(),
@@ -175,9 +177,10 @@ def _tell(console: Console, fit: Fit, notes: Sequence[str]) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _heads(loss: TotalLoss) -> list[str]:
-    """What the network itself must predict; derivatives follow from its energy."""
-    return ["energy", *(name for name in loss.required if name not in ("energy", *DERIVATIVES))]
+def _heads(loss: TotalLoss) -> list[str | dict[str, Any]]:
+    """What the network itself must predict, as plain data; derivatives follow from its energy."""
+    own = {name: prop for name, prop in loss.required.items() if name not in ("energy", *DERIVATIVES)}
+    return ["energy", *(name if PROPERTIES.get(name) == prop else asdict(prop) for name, prop in own.items())]
 
 
 def _loggers(config: Config, fabric: Fabric) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,8 +35,12 @@ class Weighting(nn.Module, ABC):
     placed: bool = False
     """Whether the loss was told where training stands."""
 
-    def setup(self, prior: Mapping[str, float]) -> None:
+    def setup(self, prior: Mapping[str, float], removed: Sequence[str] = ()) -> None:
         """Told once, by the loss, the configured weight of each of its terms by name (all positive).
+
+        Args:
+            prior: weights by name.
+            removed: terms of weight 0, which a config may name although they are gone.
 
         Raises:
             ValueError: if the weighting belongs to a loss already.

@@ -55,10 +55,10 @@ class Schedule(Weighting):
         self.by, self.between, self.normalize = by, between, normalize
         self.current: Tensor
 
-    def setup(self, prior: Mapping[str, float]) -> None:
-        super().setup(prior)
+    def setup(self, prior: Mapping[str, float], removed: Sequence[str] = ()) -> None:
+        super().setup(prior, removed)
         for name in self.factors:
-            if name not in prior:
+            if name not in prior and name not in removed:
                 raise ValueError(f"Schedule: {unknown('term', name, prior)}")
         # where training stands is told again after a checkpoint was loaded
         self.register_buffer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -71,8 +71,8 @@ class SoftAdapt(Weighting):
         self.num_cached: Tensor
         self.position: Tensor
 
-    def setup(self, prior: Mapping[str, float]) -> None:
-        super().setup(prior)
+    def setup(self, prior: Mapping[str, float], removed: Sequence[str] = ()) -> None:
+        super().setup(prior, removed)
         zeros = torch.zeros_like(self.prior)
         self.register_buffer("current", self.prior.clone())
         self.register_buffer("previous", zeros.clone())

@@ -61,8 +61,8 @@ class Uncertainty(Weighting):
         self.log_share: Tensor
         self.seen: Tensor
 
-    def setup(self, prior: Mapping[str, float]) -> None:
-        super().setup(prior)
+    def setup(self, prior: Mapping[str, float], removed: Sequence[str] = ()) -> None:
+        super().setup(prior, removed)
         start = -(2 * self.prior).log()
         low, high = self.bounds
         if not bool(((low < start) & (start < high)).all()):

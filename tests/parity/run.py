@@ -70,7 +70,8 @@ def results(cases: Mapping[str, Case], seeds: list[int]) -> dict[str, Any]:
 
 def _versions(project: str) -> dict[str, str]:
     wanted = importlib.import_module(f"tests.parity.peers.{project}")
-    names = [name.partition("=")[0].partition("[")[0] for name in getattr(wanted, "REQUIREMENTS", [])]
+    packages = [*getattr(wanted, "REQUIREMENTS", []), *getattr(wanted, "PACKAGES", [])]
+    names = [name.partition("=")[0].partition("[")[0] for name in packages]
     return {name: _version(name) for name in ["torch", *names]}
 
 
