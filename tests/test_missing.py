@@ -5,7 +5,7 @@ import torch
 
 from pesloss.losses import PropertyTerm, TotalLoss
 from pesloss.losses.batch import structure_of_row
-from tests.batches import ALL, MISSING, make, parameters, predict, take
+from tests.batches import ALL, MISSING, OUTPUTS, PREDICTED, make, parameters, predict, take
 from tests.laws import (
     assert_finite,
     assert_same,
@@ -72,14 +72,15 @@ def test_an_absent_label_is_a_missing_one(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_term_without_labels_is_a_connected_zero(name):
-    for prop in LOSSES[name]().required:
-        loss, batch = LOSSES[name](), without_labels(make(), prop)
+    for label in LOSSES[name]().labels:
+        loss, batch = LOSSES[name](), without_labels(make(), label)
         predictions = leaves(batch)
         output = loss.evaluate(predictions, batch)
-        empty = [term for term, part in loss.by_name.items() if prop in part.required]
+        empty = {term: part for term, part in loss.by_name.items() if label in part.labels}
         assert all(output.values[term] == 0 == output.weights[term] * output.values[term] for term in empty)
-        (gradient,) = torch.autograd.grad(output.total, [predictions[prop]])
-        assert output.total.isfinite() and bool((gradient == 0).all())
+        needed = [predictions[prop] for part in empty.values() for prop in part.required]
+        assert output.total.isfinite()
+        assert all(bool((g == 0).all()) for g in torch.autograd.grad(output.total, needed))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -115,12 +116,14 @@ def test_predictions_without_a_label_or_weight_do_not_matter(name, garbage):
     expected = forward(loss, predictions, batch)
     spoilt = {}
     for prop, prediction in predictions.items():
-        rows = ALL[prop].rows
-        off = batch[prop].isnan()
+        rows, label = PREDICTED[prop].rows, OUTPUTS[prop][0] if prop in OUTPUTS else prop
+        off = batch[label].isnan()
         if off.dim() == 3:
             off = off & off.mT  # of a symmetric tensor either triangle is enough for an error
+        if prop in OUTPUTS:  # of several numbers for a label, those of a whole row
+            off = off.reshape(len(off), -1).all(1).reshape(-1, *[1] * len(PREDICTED[prop].shape))
         weight = batch["weight"][structure_of_row(batch, rows, len(off))]
-        off |= ((batch[f"{prop}_weight"] == 0) | (weight == 0)).reshape(-1, *[1] * (off.dim() - 1))
+        off |= ((batch[f"{label}_weight"] == 0) | (weight == 0)).reshape(-1, *[1] * (off.dim() - 1))
         spoilt[prop] = torch.where(off, garbage, prediction.detach()).requires_grad_()
     assert_finite(expected)
     assert_same(forward(loss, spoilt, batch), expected)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pesloss.losses import PropertyTerm, TotalLoss, explain_nonfinite
-from tests.batches import ALL, make
+from tests.batches import PREDICTED, make
 from tests.laws import leaves
 from tests.parts import LOSSES
 
@@ -14,7 +14,7 @@ STRUCTURE = 1  # of a config type with a weight
 
 def row(batch, prop):
     """A row of that structure; of an atom that is free."""
-    if ALL[prop].rows == "structure":
+    if PREDICTED[prop].rows == "structure":
         return STRUCTURE
     return int((~batch["fixed"] & (batch["batch"] == STRUCTURE)).nonzero()[0])
 
@@ -40,7 +40,7 @@ def test_a_prediction_that_is_not_finite_makes_the_total_so(name, bad):
 def test_an_infinite_label_is_loud(name, bad):
     batch = make(missing=False, weights=False)
     predictions = leaves(batch)
-    for prop in LOSSES[name]().required:
+    for prop in LOSSES[name]().labels:
         spoilt = {**batch, prop: spoil(batch[prop], slice(row(batch, prop), None), bad)}
         assert not LOSSES[name]()(predictions, spoilt).isfinite()
 

@@ -47,6 +47,7 @@ def test_whatever_they_are_for_changes_all_of_them(change):
     purpose, step = change.pop("purpose", ""), change.pop("step", 0)
     other = Draws(**{"stream": "test", **change})
     for _ in range(step):
+        other.uniform(batch, "atom", 3)
         other.advance()
     found, expected = other.uniform(batch, "atom", 3, purpose), Draws("test").uniform(batch, "atom", 3)
     assert (found != expected).all()
@@ -90,11 +91,15 @@ def test_steps_are_independent():
 
 
 def test_a_resumed_training_draws_what_it_would_have_drawn():
+    """Also if it is told where it stands once more, before its first step."""
     batch, draws, resumed = make(), Draws("test"), Draws("test")
     for _ in range(3):
+        first = draws.normal(batch, "atom", 3)
         draws.advance()
     resumed.load_state_dict(draws.state_dict())
+    resumed.advance()
     assert torch.equal(resumed.normal(batch, "atom", 3), draws.normal(batch, "atom", 3))
+    assert not torch.equal(resumed.normal(batch, "atom", 3), first)
 
 
 @pytest.mark.parametrize("kind", KINDS)

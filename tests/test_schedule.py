@@ -109,7 +109,7 @@ LOSSES = [[1.0, 2.0], [0.5, 1.9], [0.4, 1.5], [0.39, 1.0], [0.3, 0.9], [0.2, 0.8
 def by_hand(losses, weights, frequency, beta=1.1):
     """The scheme again, in a loop; updates after each cycle of changes."""
     weights, cycle, found = torch.tensor(weights, dtype=torch.float64), [], []
-    total = weights.sum()
+    total, before = weights.sum(), weights
     for count, values in enumerate(losses):
         values = torch.tensor(values, dtype=torch.float64)
         if count:

@@ -161,10 +161,11 @@ def molecules(name, rows):
 def labelled(frames):
     """A batch of molecules, labelled with their Hessians."""
     atoms = [Atoms(frame.numbers, frame.positions) for frame in frames]
-    blocks = [torch.from_numpy(np.array(frame.content["data"]["hessian"])) for frame in frames]
-    batch = to_batch(atoms)
-    hessian = torch.cat([block.reshape(-1, 3, 3) for block in blocks])
-    return {**batch, "index": torch.arange(len(atoms)), "hessian": hessian}
+    blocks = []
+    for frame in frames:
+        size, matrix = len(frame.numbers), torch.from_numpy(np.array(frame.content["data"]["hessian"]))
+        blocks.append(matrix.reshape(size, 3, size, 3).transpose(1, 2).reshape(-1, 3, 3))
+    return {**to_batch(atoms), "index": torch.arange(len(atoms)), "hessian": torch.cat(blocks)}
 
 
 def test_published_hessians_are_symmetric_and_do_not_feel_translations():

@@ -11,7 +11,7 @@ from tests.laws import EXACT, assert_same, forward, leaves, value_and_gradients,
 from tests.parts import LOSSES
 
 # a cost times its weight, which these are not
-OUTSIDE = [name for name in LOSSES if "root" not in name and name != "weight inside"]
+OUTSIDE = [name for name in LOSSES if "root" not in name and name not in ("weight inside", "signs")]
 LEVELS = ["weight", "energy_weight", "forces_weight", "stress_weight", "atom_weight"]
 COUNTED = [name for name in LOSSES if "mean_over_weights" not in name]
 
@@ -55,7 +55,7 @@ def test_costs_are_linear_in_their_weights(name, key):
     """Every loss: between a weight and its triple lies its double."""
     batch = make()
     made = LOSSES[name]()
-    key = f"{next(iter(made.required))}_weight" if key == "row" else key
+    key = f"{next(iter(made.labels))}_weight" if key == "row" else key
     batch["entropy"] = batch["weight"]
     key = "entropy" if key == "weight" and name in ("NormalLoss", "UncertaintyLoss") else key
     rows = torch.arange(len(batch[key])) % 2 == 0
@@ -137,13 +137,13 @@ def test_weight_zero_is_no_label(name, key):
     """Value, gradients and count are those of a batch without these labels."""
     batch, zero = make(), [1, 4, 6]
     batch["entropy"] = batch["weight"]
-    required = LOSSES[name]().required
-    keys = [f"{prop}_weight" for prop in required] if key == "row" else ["weight", "entropy"]
+    labels = LOSSES[name]().labels
+    keys = [f"{prop}_weight" for prop in labels] if key == "row" else ["weight", "entropy"]
     weighted = {k: v.clone() for k, v in batch.items()}
     missing = {k: v.clone() for k, v in batch.items()}
     for each in keys:
         weighted[each][zero] = 0
-    for prop in required:
+    for prop in labels:
         rows = (
             torch.isin(batch["batch"], torch.tensor(zero))
             if ALL[prop].rows == "atom" and key != "row"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -35,6 +35,20 @@ Parts: TypeAlias = Mapping[str, Int64[np.ndarray, "_"]]
 ISOLATED = "isolated_atoms"
 
 
+class Dataset(NamedTuple):
+    """The training structures that go by one name.
+
+    Args:
+        structures: their number.
+        weight: of each in the loss, as its file says; the mean, if its files say different things.
+        sampling: how often an epoch takes each, likewise.
+    """
+
+    structures: int
+    weight: float
+    sampling: float
+
+
 @dataclass(frozen=True)
 class LoadedData:
     """Structures ready for training, and what to know about them.
@@ -44,6 +58,7 @@ class LoadedData:
         val: what selects the model; ``None`` if there is none.
         test: what is only reported; ``None`` if there is none.
         references: what the energies have lost.
+        trained: datasets of the training structures, by name; their weights are in those of the structures.
         store: all the structures, with total energies.
         storage: where they are kept and how much room they take, in words.
         fingerprint: the same for two loads of the same structures, labels, edges and parts, from wherever.
@@ -53,6 +68,7 @@ class LoadedData:
     val: Packed | None
     test: Packed | None
     references: References
+    trained: Mapping[str, Dataset]
     store: Store
     storage: str
     fingerprint: str
@@ -158,14 +174,19 @@ class Files:
         if references is None:
             references = self._references(properties, cutoff, Packed(store, rows["train"]))
         lost = references.of(store) if "energy" in store.structures else None
-        sampling = np.repeat([float(file.sampling) for file in packing.files], _counts(store))
+        counts = _counts(store)
+        weight, sampling = (
+            np.repeat([float(getattr(file, rate)) for file in packing.files], counts)
+            for rate in ("weight", "sampling")
+        )
         train = Packed(store, rows["train"], dtype=dtype, reference=lost, sampling=sampling[rows["train"]])
         val, test = (
             Packed(store, rows[part], dtype=dtype, reference=lost) if part in rows else None
             for part in ("val", "test")
         )
         fingerprint = _fingerprint(store, rows, train.sampling, dtype, self.references)
-        return LoadedData(train, val, test, references, store, storage, fingerprint)
+        trained = _datasets(store, rows["train"], weight, sampling)
+        return LoadedData(train, val, test, references, trained, store, storage, fingerprint)
 
     def _files(self) -> dict[str, list[File]]:
         paths = {"train": self.train, "val": self.val, "test": self.test}
@@ -327,6 +348,22 @@ def _check_once(files: Sequence[File], store: Store) -> None:
 def _counts(store: Store) -> list[int]:
     """Number of structures of each file."""
     return [file.num_structures for file in store.report.files]
+
+
+def _datasets(
+    store: Store,
+    rows: Int64[np.ndarray, "training"],
+    weight: Float64[np.ndarray, "stored"],
+    sampling: Float64[np.ndarray, "stored"],
+) -> dict[str, Dataset]:
+    """Datasets that some of the structures belong to."""
+    codes = store.structures["dataset"][rows]
+    members = {name: rows[codes == group_code(name)] for name in store.about["datasets"]}
+    return {
+        name: Dataset(len(own), float(weight[own].mean()), float(sampling[own].mean()))
+        for name, own in members.items()
+        if len(own)
+    }
 
 
 def _stored(packing: Packing, cache: str | Path | None) -> tuple[Store, str]:

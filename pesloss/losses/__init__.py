@@ -2,6 +2,7 @@
 
 from pesloss.losses.batch import Batch, Predictions, group_code
 from pesloss.losses.derived import DERIVED, Combination, Derived, DipoleFromCharges, Spin, SumOverAtoms
+from pesloss.losses.gradients import TermGradients
 from pesloss.losses.masks import MASKS, Elements, FreeAtoms, Given, Labelled, Mask
 from pesloss.losses.named import NormalLoss, UncertaintyLoss
 from pesloss.losses.nonfinite import explain_nonfinite
@@ -135,6 +136,7 @@ __all__ = [
     "Sum",
     "SumOverAtoms",
     "Term",
+    "TermGradients",
     "TotalLoss",
     "Trace",
     "UncertaintyLoss",

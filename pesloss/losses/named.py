@@ -30,7 +30,6 @@ class NormalLoss(TotalLoss):
         loss_property_weights: weight of each term.
         loss_huber_delta: delta of the Huber terms, one number or one a term, in the residual's unit.
         loss_function_kwargs: the same in TACE's newer spelling, ``{huber_delta: ...}`` a term.
-        normalize: divide the weights by their sum.
         options: other arguments of :class:`TotalLoss`.
 
     Raises:
@@ -47,14 +46,11 @@ class NormalLoss(TotalLoss):
         loss_property_weights: Sequence[float] | None = None,
         loss_huber_delta: Delta = None,
         loss_function_kwargs: FunctionKwargs = None,
-        normalize: bool = False,
         **options: Any,
     ) -> None:
         lists = (loss_property, loss_function_name, loss_property_weights)
         flat = flat_terms(*lists, loss_huber_delta, loss_function_kwargs)
         super().__init__(**_options(terms, flat, options))
-        if normalize:
-            self.weight /= self.weighting.prior.sum()
 
 
 class UncertaintyLoss(TotalLoss):

@@ -49,14 +49,18 @@ def _suspects(
     term: Term, structure_weight: str, predictions: Predictions, batch: Batch
 ) -> Iterator[tuple[str, Tensor]]:
     """What could have made the value of a term not finite, and where it is not finite itself."""
-    for prop in term.required.values():
-        prediction = predictions[prop.name]
-        label = batch.get(prop.name, torch.full_like(prediction, float("nan")))
-        yield f"label of '{prop.name}'", label.isinf()
-        yield f"prediction of '{prop.name}'", ~label.isnan() & ~prediction.isfinite()
+    for prop in term.labels.values():
+        if prop.name in batch:
+            yield f"label of '{prop.name}'", batch[prop.name].isinf()
         for key in (structure_weight, f"{prop.name}_weight", *["atom_weight"] * (prop.rows == "atom")):
             if key in batch:
                 yield f"weight '{key}'", ~batch[key].isfinite()
+    for name in term.required:
+        bad, label = ~predictions[name].isfinite(), batch.get(name)
+        # what is predicted beside the label has no label that could be missing
+        if label is not None and label.shape == bad.shape:
+            bad = bad & ~label.isnan()
+        yield f"prediction of '{name}'", bad
 
 
 def _structures(bad: Tensor, batch: Batch) -> str:

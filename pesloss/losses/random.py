@@ -33,10 +33,14 @@ class Draws(nn.Module):
         self.stream, self.seed = stream, seed
         self.step: Tensor
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self._drawn = False
 
     def advance(self) -> None:
-        """An optimizer step is over; the next one draws anew."""
-        self.step += 1
+        """An optimizer step is over, if anything was drawn since the last was; the next one draws anew."""
+        # who resumes a training says where it stands before the first step too
+        if self._drawn:
+            self.step += 1
+        self._drawn = False
 
     def uniform(
         self, batch: Batch, rows: Rows, components: int, purpose: str = ""
@@ -73,6 +77,7 @@ class Draws(nn.Module):
                 f"Random numbers for '{self.stream}' need 'index' [structures], the place of each structure "
                 f"in the whole set; found {sorted(batch)}."
             )
+        self._drawn = True
         words = hashed(self.step ^ group_code(f"{self.seed}/{self.stream}/{purpose}")) ^ batch["index"]
         words = hashed(words)
         if rows == "atom":

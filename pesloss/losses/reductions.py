@@ -86,11 +86,13 @@ class Reduction(nn.Module, ABC):
     """Sum and count of the costs of a term, both additive over batches, and the value they make.
 
     ``linear`` says whether the value of a whole step is the sum of what its batches contribute, ``is_mean``
-    whether it is the sum over the count and nothing else. ``channels`` is how many sums and counts there are.
+    whether it is the sum over the count and nothing else, ``explicit`` whether its one sum is that of costs
+    times :meth:`factors`. ``channels`` is how many sums and counts there are.
     """
 
     linear: bool = True
     is_mean: bool = False
+    explicit: bool = False
     channels: int = 1
 
     def check(self, prop: Property) -> None:
@@ -115,6 +117,10 @@ class Reduction(nn.Module, ABC):
     def slope(self, sums: Channels, counts: Channels) -> Channels:
         """Derivative of the value with respect to the sum, for reductions that are not linear."""
         raise NotImplementedError
+
+    def factors(self, entries: Entries) -> Float[Tensor, "rows"] | None:
+        """What each row's costs enter the sum with, for reductions that are ``explicit``; ``None`` for 1."""
+        return None
 
     @abstractmethod
     def formula(self, cost: str) -> str:
@@ -142,6 +148,8 @@ class Pooled(Reduction, ABC):
         "entries": "all components, labelled or not",
         "atoms": "labelled structures, over the number of their atoms",
     }
+
+    explicit = True
 
     def __init__(self, denominator: str = "labels") -> None:
         super().__init__()
@@ -247,12 +255,17 @@ class PerStructure(Reduction):
             raise ValueError(unknown("denominator", denominator, self.words))
         self.denominator = denominator
         self.by_value = denominator == "nonzero"
+        self.explicit = not self.by_value
         self.is_mean, self.linear, self.channels = not self.by_value, not self.by_value, 1 + self.by_value
 
     def forward(self, costs: Tensor, entries: Entries) -> Tensor:
         means = mean(entries.by_structure(costs), entries.labels_by_structure)
         sums = means.sum().reshape(1)
         return torch.cat([sums, (means.detach() != 0).sum().reshape(1)]) if self.by_value else sums
+
+    def factors(self, entries: Entries) -> Tensor:
+        labels = entries.labels_by_structure
+        return (1 / torch.where(labels > 0, labels, 1))[entries.structures(entries.labelled.shape[0])]
 
     def count(self, entries: Entries) -> Tensor:
         if self.denominator == "structures":

@@ -188,6 +188,15 @@ class TotalLoss(nn.Module):
         regulariser = values.new_zeros(()) if regulariser is None else regulariser.detach()
         return LossOutput(total, self._by_name(values), self._by_name(weights), regulariser)
 
+    def values(
+        self, predictions: Predictions, batch: Batch, step: Step | None = None
+    ) -> Float[Tensor, "terms"]:
+        """Values of the terms without their weights, in the order of :attr:`by_name`, to differentiate each.
+
+        In an accumulated step those of a batch are shares, as in ``evaluate``.
+        """
+        return self._valued(predictions, batch, step)[0]
+
     @torch.no_grad()
     def step(self, batches: Iterable[Batch], predictions: Iterable[Predictions] | None = None) -> Step:
         """Denominators of an optimizer step made of several batches, on all ranks.
@@ -279,13 +288,7 @@ class TotalLoss(nn.Module):
     def _parts(
         self, predictions: Predictions, batch: Batch, step: Step | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        batch = self._weigh(batch)
-        if step is None:
-            counts, labels, sums = self._over_ranks(*self._measured(predictions, batch))
-            step = Step(counts, labels, 1, sums)
-        else:
-            (sums,) = self._over_ranks(self._sums(predictions, batch))
-        values = self._values(sums, step)
+        values, step = self._valued(predictions, batch, step)
         weights, regulariser = self.weighting(values, step.labels)
         weights = self.weight * weights
         total = torch.dot(weights, values)
@@ -293,6 +296,15 @@ class TotalLoss(nn.Module):
             regulariser = (self.weight / step.batches * regulariser).to(values.dtype)
             total = total + regulariser
         return total, values, weights, regulariser
+
+    def _valued(self, predictions: Predictions, batch: Batch, step: Step | None) -> tuple[Tensor, Step]:
+        batch = self._weigh(batch)
+        if step is None:
+            counts, labels, sums = self._over_ranks(*self._measured(predictions, batch))
+            step = Step(counts, labels, 1, sums)
+        else:
+            (sums,) = self._over_ranks(self._sums(predictions, batch))
+        return self._values(sums, step), step
 
     def _by_name(self, values: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.terms, values.unbind(), strict=True))

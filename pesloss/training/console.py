@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pesloss.losses import Term, TotalLoss
+from pesloss.training.mixture import Mixture
 
 WIDTH = 120
 
@@ -85,6 +86,17 @@ def terms_table(loss: TotalLoss) -> Table:
         table.add_column(column)
     for (name, term), weight in zip(loss.by_name.items(), loss.weighting.prior.tolist(), strict=True):
         table.add_row(*map(escape, (name, f"{weight:g}", term.unit(), *_parts(term))))
+    return table
+
+
+def datasets_table(mixture: Mixture) -> Table:
+    """What is trained on together: how much each dataset weighs, and how often it is drawn."""
+    table = Table(title="Datasets of the training", title_justify="left")
+    for column in ("dataset", "structures", "weight in the loss", "sampling", "share of an epoch"):
+        table.add_column(column, justify="left" if column == "dataset" else "right")
+    for name, own in mixture.datasets.items():
+        numbers = (f"{mixture.weights[name]:g}", f"{own.sampling:g}", f"{mixture.expected[name]:.1%}")
+        table.add_row(escape(name), str(own.structures), *numbers)
     return table
 
 

@@ -22,16 +22,26 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pesloss import checkpoint
 from pesloss.data import LoadedData, Packed, batches
 from pesloss.data.loader import loader
-from pesloss.losses import Batch, LossOutput, Predictions, TotalLoss, explain_nonfinite
+from pesloss.losses import (
+    Batch,
+    LossOutput,
+    Predictions,
+    Step,
+    TermGradients,
+    TotalLoss,
+    explain_nonfinite,
+)
 from pesloss.models import Potential
 from pesloss.models.derived import compared_by
 from pesloss.training.console import Watch
 from pesloss.training.loggers import Loggers
 from pesloss.training.metrics import Metric, Metrics, table_columns
+from pesloss.training.mixture import Mixture
 from pesloss.training.predict import predict
 from pesloss.training.state import Progress, random_states, resumable, usable
 from pesloss.training.stops import Interrupted, Signals
 from pesloss.training.trainer import Trainer
+from pesloss.weighting import GradientWeighting
 
 TIME_IS_OVER = -1
 """What stops a run whose ``max_time`` is over; signals have positive numbers."""
@@ -106,6 +116,7 @@ class Fit:
             self.potential.compile(fullgraph=True, dynamic=True)
         self.model, self._optimizer = fabric.setup(self.potential, optimizer)
         self.loggers, self.folder, self.about, self.seed = loggers, folder, about, seed
+        self.mixture = Mixture(data, loss)
         self.required = list(loss.required)
         self.compared = compared_by(loss, potential)
         self.score = trainer.score_of(self.compared)
@@ -216,8 +227,14 @@ class Fit:
 
     def _steps(self, epoch: int) -> list[list[Tensor]]:
         """For each optimizer step, the structures of its batches on this rank."""
+        chosen = self._chosen(epoch, self.fabric.global_rank, self.fabric.world_size)
+        size = self.trainer.accumulate
+        return [chosen[start : start + size] for start in range(0, len(chosen), size)]
+
+    def _chosen(self, epoch: int, rank: int, world_size: int) -> list[Tensor]:
+        """A rank's structures of each batch of an epoch."""
         trainer = self.trainer
-        chosen = batches(
+        return batches(
             self.data.train,
             trainer.batch_size,
             max_atoms=trainer.max_atoms,
@@ -225,11 +242,9 @@ class Fit:
             shuffle=True,
             seed=self.seed,
             epoch=epoch,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
+            rank=rank,
+            world_size=world_size,
         )
-        size = trainer.accumulate
-        return [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
     def _loaded(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
         """Training structures, batch by batch."""
@@ -240,13 +255,8 @@ class Fit:
         parts = [self.loss.prepare(batch) for batch in parts]
         step = None if len(parts) == 1 else self.loss.step(parts, self._looked_ahead(parts))
         self._optimizer.zero_grad()
-        outputs = []
-        for i, batch in enumerate(parts):
-            with self.fabric.no_backward_sync(self.model, enabled=i < len(parts) - 1):
-                predictions = self.model(batch, self.required)
-                outputs.append(self.loss.evaluate(predictions, batch, step))
-                self._check(outputs[-1].total, predictions, batch)
-                self.fabric.backward(outputs[-1].total)
+        by_term = isinstance(self.loss.weighting, GradientWeighting)
+        outputs = (self._differentiate_terms if by_term else self._differentiate)(parts, step)
         norm = self._clip()
         with _scaled_rates(self.optimizer, self._warmth()) as rate:
             self._optimizer.step()
@@ -257,6 +267,28 @@ class Fit:
         row = {**about, **_numbers(outputs), "gradient_norm": norm, "learning_rate": rate}
         self.loss.advance(**self._place())
         return row | {name: float(value) for name, value in self.loss.monitored().items()}
+
+    def _differentiate(self, parts: Sequence[Batch], step: Step | None) -> list[LossOutput]:
+        """Gradients of the loss over several batches."""
+        outputs = []
+        for i, batch in enumerate(parts):
+            with self.fabric.no_backward_sync(self.model, enabled=i < len(parts) - 1):
+                predictions = self.model(batch, self.required)
+                outputs.append(self.loss.evaluate(predictions, batch, step))
+                self._check(outputs[-1].total, predictions, batch)
+                self.fabric.backward(outputs[-1].total)
+        return outputs
+
+    def _differentiate_terms(self, parts: Sequence[Batch], step: Step | None) -> list[LossOutput]:
+        """The same where the weights depend on the gradient of each term: one backward pass a term."""
+        gradients = TermGradients(self.loss, self.potential.parameters())
+        for batch in parts:
+            with self.fabric.no_backward_sync(self.model):
+                predictions = self.model(batch, self.required)
+                values = self.loss.values(predictions, batch, step)
+                self._check(values.sum(), predictions, batch)
+                gradients.add(values)
+        return [gradients.combine()]
 
     def _place(self) -> dict[str, Any]:
         """Where training stands, for the loss."""
@@ -341,6 +373,8 @@ class Fit:
         self._tick()
         row = {"step": progress.step, "epoch": progress.epochs, "loss": loss}
         row |= table_columns(errors, "val")
+        if self.mixture.datasets:
+            row |= self.mixture.row(torch.cat(self._chosen(progress.epochs - 1, rank=0, world_size=1)))
         self.loggers.log("epochs", {**row, "learning_rate": rate, "seconds": progress.seconds})
         self.save()
         words = "" if score is None else f"val {self.score} {score:.4g} {errors[self.score].unit}"

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from pesloss.processes import Process, started_by_launcher
@@ -73,7 +74,7 @@ def make_fabric(trainer: Trainer) -> Fabric:
     precision = FABRIC_PRECISION[trainer.precision]
     shared: dict[str, Any] = {"accelerator": trainer.accelerator, "precision": precision}
     if process is None:
-        strategy = "ddp_spawn" if trainer.devices > 1 else "auto"
+        strategy = _together("spawn") if trainer.devices > 1 else "auto"
         return Fabric(**shared, devices=trainer.devices, strategy=strategy, plugins=[LightningEnvironment()])
     if trainer.devices not in (1, process.per_node):
         raise ValueError(
@@ -85,9 +86,17 @@ def make_fabric(trainer: Trainer) -> Fabric:
         **shared,
         devices=process.per_node,
         num_nodes=process.world_size // process.per_node,
-        strategy="ddp",
+        strategy=_together("popen"),
         plugins=[TorchElasticEnvironment()],
     )
+
+
+def _together(start_method: Literal["popen", "spawn"]) -> DDPStrategy:
+    """Gradients averaged over the ranks, of those parameters that the loss depends on.
+
+    Forces do not depend on all parameters of the energy, and those of a lone atom on none.
+    """
+    return DDPStrategy(start_method=start_method, find_unused_parameters=True)
 
 
 def _join(process: Process) -> None:
@@ -108,6 +117,8 @@ def _prepared(threads: int | None, function: Callable[..., R], args: Sequence[An
         torch.set_num_threads(threads)
     # of a matrix with one row, whose strides mean nothing
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # a loss may well depend on all of them
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     return function(fabric, *args)
 
 

@@ -23,10 +23,11 @@ from pesloss.models import Network, Potential
 from pesloss.models.derived import compared_by, derived_by
 from pesloss.models.potential import DERIVATIVES
 from pesloss.names import unknown
-from pesloss.training.console import terms_table
+from pesloss.training.console import datasets_table, terms_table
 from pesloss.training.fit import Fit
 from pesloss.training.loggers import Loggers
 from pesloss.training.metrics import MeanPredictor
+from pesloss.training.mixture import Mixture
 from pesloss.training.resume import has_run, resume
 from pesloss.training.trainer import Trainer
 
@@ -211,3 +212,10 @@ def _introduce(
     console.print(f"reference energies: {data.references.note}", highlight=False, soft_wrap=True)
     console.print(f"{sizes} structures; {parameters} parameters on {fabric.device}", highlight=False)
     console.print(terms_table(loss))
+    mixture = Mixture(data, loss)
+    if mixture.datasets:
+        console.print(datasets_table(mixture))
+    if not compared_by(loss, potential):
+        console.print(
+            "No label has the name of a prediction: no error is told, and the last epoch counts as the best."
+        )

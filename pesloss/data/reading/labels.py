@@ -83,6 +83,8 @@ def as_label(
 ) -> Float64[np.ndarray, "..."]:
     """Label in the property's own shape; a tensor may be given flat, stress and virial as six numbers.
 
+    Blocks of pairs of atoms, as of a Hessian, may be given as the matrix [3N, 3N] or its numbers in a row.
+
     Args:
         value: as the file has it.
         prop: what it is.
@@ -93,10 +95,14 @@ def as_label(
         ValueError: if the shape is none of these.
     """
     label = as_numbers(value)
-    rows = (num_atoms,) if prop.rows == "atom" else ()
+    rows = {"structure": (), "atom": (num_atoms,), "pair": (num_atoms**2,)}[prop.rows]
     shape = (*rows, *prop.shape)
     if label.shape == shape:
         return label
+    matrix = tuple(num_atoms * size for size in prop.shape)
+    if prop.rows == "pair" and len(matrix) == 2 and label.shape in (matrix, (math.prod(matrix),)):
+        blocks = label.reshape(num_atoms, prop.shape[0], num_atoms, prop.shape[1])
+        return blocks.transpose(0, 2, 1, 3).reshape(shape)
     if label.shape == (6,) and is_voigt(prop):
         return label[voigt]
     # one number may come as an array of one, a tensor as its nine numbers in a row
@@ -124,7 +130,7 @@ def num_labelled(label: Float64[np.ndarray, "..."], prop: Property) -> int:
     """Number of rows with an entry that is not missing."""
     finite = np.isfinite(label)
     if finite.all():
-        return len(label) if prop.rows == "atom" else 1
+        return 1 if prop.rows == "structure" else len(label)
     inside = tuple(range(label.ndim - len(prop.shape), label.ndim))
     return int(finite.any(axis=inside).sum() if inside else finite.sum())
 

@@ -177,7 +177,7 @@ class Reader:
             raise ValueError(f"{self.file}: {error}") from None
 
     def _found(self, prop: Property, lookup: Lookup) -> Found:
-        total = self._count.atoms if prop.rows == "atom" else self._count.structures
+        total = getattr(self._count, f"{prop.rows}s")
         return Found(prop.name, prop.rows, self._count.labelled[prop.name], total, lookup.sources(prop.name))
 
     def _wanted(self) -> set[str]:
@@ -218,12 +218,14 @@ class _Count:
     def __init__(self) -> None:
         self.structures = 0
         self.atoms = 0
+        self.pairs = 0
         self.labelled: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
 
     def add(self, structure: Structure, properties: Mapping[str, Property], ignored: Sequence[str]) -> None:
         self.structures += 1
         self.atoms += structure.num_atoms
+        self.pairs += structure.num_atoms**2
         self.ignored.update(ignored)
         for name, label in structure.labels.items():
             self.labelled[name] += num_labelled(label, properties[name])

@@ -53,6 +53,7 @@ class Packed:
         self.rows = np.arange(len(store)) if rows is None else rows
         self.sampling = torch.from_numpy(np.ones(len(self)) if sampling is None else sampling)
         self._structures, self._atoms = self._columns(store.structures), self._columns(store.atoms)
+        self._pairs = self._columns(store.pairs)
         if reference is not None and "energy" in self._structures:
             energy, as_dtype = self._structures["energy"]
             self._structures["energy"] = energy - reference, as_dtype
@@ -81,7 +82,8 @@ class Packed:
     @property
     def labelled(self) -> tuple[str, ...]:
         """Properties that some structure has a label of."""
-        return tuple(n for n in self.store.about["labels"] if n in self._structures or n in self._atoms)
+        columns = {**self._structures, **self._atoms, **self._pairs}
+        return tuple(name for name in self.store.about["labels"] if name in columns)
 
     def source(self, position: int) -> str:
         """File of a structure and its place there, for messages."""
@@ -112,6 +114,7 @@ class Packed:
                 "index": rows,
                 **_gathered(self._structures, rows),
                 **_gathered(self._atoms, atoms),
+                **self._of_pairs(rows),
                 "edge_index": edge_index,
                 "edge_shift": shift[:, :3].astype(FLOATS[self.dtype]),
             }
@@ -128,7 +131,9 @@ class Packed:
             atoms, owner, ptr = _gather(self.store.atom_ptr, rows)
             by_structure = _gathered(_only(self._structures, names), rows)
             by_atom = _gathered(_only(self._atoms, names), atoms)
-            yield _tensors({"ptr": ptr, "batch": owner, "index": rows.copy(), **by_structure, **by_atom})
+            by_pair = self._of_pairs(rows, names)
+            about = {"ptr": ptr, "batch": owner, "index": rows.copy()}
+            yield _tensors({**about, **by_structure, **by_atom, **by_pair})
 
     def _columns(self, columns: Arrays) -> Columns:
         """What a batch holds of them, and as what; a label that no structure of this set has is left out."""
@@ -140,8 +145,16 @@ class Packed:
             if name not in NOT_IN_BATCH and (name not in labels or self._is_labelled(name, column))
         }
 
+    def _of_pairs(
+        self, rows: Int64[np.ndarray, "structures"], names: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        chosen = _only(self._pairs, names)
+        return _gathered(chosen, _gather(self.store.pair_ptr, rows)[0]) if chosen else {}
+
     def _is_labelled(self, name: str, column: np.ndarray) -> bool:
-        ptr = self.store.atom_ptr if name in self.store.atoms else np.arange(len(self.store) + 1)
+        ptr = np.arange(len(self.store) + 1)
+        if name in self.store.atoms or name in self.store.pairs:
+            ptr = self.store.atom_ptr if name in self.store.atoms else self.store.pair_ptr
         return any(np.isfinite(column[ptr[row] : ptr[row + 1]]).any() for row in self.rows)
 
     def _checked(self, indices: Int64[np.ndarray, "chosen"]) -> Int64[np.ndarray, "chosen"]:

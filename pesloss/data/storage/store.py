@@ -23,7 +23,7 @@ from pesloss.losses.properties import Property
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 
-AXES = ("structures", "atoms", "edges")
+AXES = ("structures", "atoms", "pairs", "edges")
 MANIFEST = "manifest.json"
 NO_GROUP = -1
 
@@ -40,6 +40,7 @@ LAYOUT: Mapping[str, Mapping[str, tuple[str, tuple[int, ...]]]] = {
         "fixed": ("?", ()),
         "num_neighbors": ("i4", ()),
     },
+    "pairs": {},
     # a fourth, empty number makes a shift one word, which is gathered as fast as a neighbour
     "edges": {"neighbor": ("i4", ()), "shift": ("i1", (4,))},
 }
@@ -68,6 +69,7 @@ class Store:
     Args:
         structures: name -> ``[structures, ...]``.
         atoms: name -> ``[atoms, ...]``.
+        pairs: name -> ``[pairs, ...]``, (1,1), (1,2), ... (N,N) of each structure.
         edges: ``neighbor [edges]``, counted within the structure, and ``shift [edges, 4]``, the whole cell
             vectors to its image and an unused number.
         about: names, files and report, as plain data.
@@ -76,6 +78,7 @@ class Store:
 
     structures: Arrays
     atoms: Arrays
+    pairs: Arrays
     edges: Arrays
     about: Mapping[str, Any]
     folder: Path | None = None
@@ -89,19 +92,19 @@ class Store:
         """
         try:
             about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            structures, atoms, edges = (
+            structures, atoms, pairs, edges = (
                 {name: mapped(folder, column) for name, column in about["columns"][axis].items()}
                 for axis in AXES
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"{folder} holds no packed structures: {error!r}.") from error
-        return cls(structures, atoms, edges, about, folder)
+        return cls(structures, atoms, pairs, edges, about, folder)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # another process maps the files too, instead of receiving what they hold
         if self.folder is not None:
             return Store.open, (self.folder,)
-        return Store, (self.structures, self.atoms, self.edges, self.about)
+        return Store, (self.structures, self.atoms, self.pairs, self.edges, self.about)
 
     def __len__(self) -> int:
         return len(self.structures["num_atoms"])
@@ -110,6 +113,11 @@ class Store:
     def atom_ptr(self) -> Int64[np.ndarray, "offsets"]:
         """First atom of each structure, and the end."""
         return _offsets(self.structures["num_atoms"])
+
+    @cached_property
+    def pair_ptr(self) -> Int64[np.ndarray, "offsets"]:
+        """First pair of each structure, and the end."""
+        return _offsets(self.structures["num_atoms"] ** 2)
 
     @cached_property
     def edge_ptr(self) -> Int64[np.ndarray, "offsets"]:
@@ -165,7 +173,8 @@ class Writer:
         self._properties, self._neighbors, self._folder = properties, neighbors, folder
         self._min_distance = min_distance
         self._weighted = {"weight": "structures", "atom_weight": "atoms"}
-        self._weighted |= {f"{name}_weight": f"{prop.rows}s" for name, prop in properties.items()}
+        axes = {"structure": "structures", "atom": "atoms", "pair": "structures"}
+        self._weighted |= {f"{name}_weight": axes[prop.rows] for name, prop in properties.items()}
         self._rows: dict[str, int] = dict.fromkeys(AXES, 0)
         self._files: dict[str, int] = {}
         self._names: dict[str, set[str]] = {"dataset": set(), "config_type": set()}
@@ -191,7 +200,8 @@ class Writer:
         self._write("edges", {"neighbor": index[1], "shift": _words(structure, shift)})
         self._write_labels(structure)
         self._write_weights(structure)
-        sizes = {"structures": 1, "atoms": structure.num_atoms, "edges": len(shift)}
+        atoms = structure.num_atoms
+        sizes = {"structures": 1, "atoms": atoms, "pairs": atoms**2, "edges": len(shift)}
         self._rows = {axis: rows + sizes[axis] for axis, rows in self._rows.items()}
 
     def finish(self, report: Report) -> Store:
@@ -200,10 +210,10 @@ class Writer:
             column.pad(self._rows[axis])
         about = self._manifest(report)
         if self._folder is None:
-            structures, atoms, edges = (
+            structures, atoms, pairs, edges = (
                 {name: column.array() for name, column in self._columns[axis].items()} for axis in AXES
             )
-            return Store(structures, atoms, edges, about)
+            return Store(structures, atoms, pairs, edges, about)
         for _, column in self._all():
             column.sync()
         with (self._folder / MANIFEST).open("w", encoding="utf-8") as file:

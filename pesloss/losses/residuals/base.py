@@ -50,7 +50,7 @@ class Residual(nn.Module, ABC):
     def adjoint(
         self, slope: Float[Tensor, "rows *residual"], batch: Batch
     ) -> Float[Tensor, "rows *entry"] | None:
-        """Derivative of costs by the prediction, from that by the residual; ``None`` leaves it to autograd."""
+        """Derivative of costs by predictions, from that by residuals; ``None`` leaves it to autograd."""
         return None
 
     def labelled(self, label: Float[Tensor, "rows *entry"]) -> Bool[Tensor, "rows *residual"]:

@@ -114,15 +114,15 @@ class LabelledTerm(Term):
     def forward(self, predictions: Predictions, batch: Batch) -> Tensor:
         prediction = self.predicted(predictions, batch)
         label = self.label_of(batch, prediction)
-        return self._sums(prediction, label, self._entries(label, batch), predictions)
+        return self._sums(prediction, label, self.entries_of(label, batch), predictions)
 
     def count(self, batch: Batch) -> Counts:
-        return self._counts(self._entries(self.label_of(batch), batch))
+        return self._counts(self.entries_of(self.label_of(batch), batch))
 
     def measure(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Counts]:
         prediction = self.predicted(predictions, batch)
         label = self.label_of(batch, prediction)
-        entries = self._entries(label, batch)
+        entries = self.entries_of(label, batch)
         return self._sums(prediction, label, entries, predictions), self._counts(entries)
 
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
@@ -189,7 +189,8 @@ class LabelledTerm(Term):
         labels = entries.labels * prod(self.entry) if self.per_row else entries.labels
         return Counts(self.reduction.count(entries), labels)
 
-    def _entries(self, label: Tensor, batch: Batch) -> Entries:
+    def entries_of(self, label: Tensor, batch: Batch) -> Entries:
+        """Which costs count, and how much."""
         known = self.known(label)
         if self.per_row:
             known = flat_rows(known).all(1)

@@ -13,7 +13,7 @@ from pesloss.losses.derived import DERIVED, Derived
 from pesloss.losses.masks import Labelled, Mask
 from pesloss.losses.penalties import PENALTIES, Penalty, QuantileHuber
 from pesloss.losses.properties import Property
-from pesloss.losses.reductions import Entries, Pooled, Reduction
+from pesloss.losses.reductions import Entries, Reduction
 from pesloss.losses.residuals import RESIDUALS, Residual
 from pesloss.losses.terms.base import Counts, compute_dtype
 from pesloss.losses.terms.labelled import LabelledTerm
@@ -88,9 +88,8 @@ class PropertyTerm(LabelledTerm):
         self.per_row = self.penalty.per_row
         self.needs_fit = self.residual.needs_fit or type(self.residual).check is not Residual.check
         self._reads_label = self.residual.scaled_by_label or self.penalty.shaped_by_label
-        # a reduction that is one sum, of residuals whose derivative is known
         adjoint = type(self.residual).adjoint is not Residual.adjoint
-        self._explicit = isinstance(self.reduction, Pooled) and adjoint and self.prediction is None
+        self._explicit = self.reduction.explicit and adjoint and self.prediction is None
         self.monitor = False
         self._zone: Tensor
         self._share: Tensor
@@ -122,10 +121,11 @@ class PropertyTerm(LabelledTerm):
     def is_explicit(self, predictions: Predictions, batch: Batch) -> bool:
         if not self._explicit or self.property.name not in predictions:
             return False
-        inputs = [batch[key] for key in (self.label, *self.weighted_by) if key in batch]
-        numbers = (*self.penalty.buffers(), *self.residual.buffers(), self.components)
-        learnt = any(number is not None and number.requires_grad for number in (*inputs, *numbers))
-        return predictions[self.property.name].requires_grad and not learnt
+        if not predictions[self.property.name].requires_grad:
+            return False
+        inputs = (batch[key] for key in (self.label, *self.weighted_by) if key in batch)
+        numbers = (n for part in (self, self.penalty, self.residual) for n in part._buffers.values())
+        return not any(n is not None and n.requires_grad for numbers in (inputs, numbers) for n in numbers)
 
     def explicit_input(self, predictions: Predictions) -> Tensor:
         return predictions[self.property.name]
@@ -133,8 +133,12 @@ class PropertyTerm(LabelledTerm):
     def measure_with_slope(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Counts, Tensor]:
         prediction = self.predicted(predictions, batch)
         label = self.label_of(batch, prediction)
-        entries, dtype = self._entries(label, batch), compute_dtype(prediction, label)
+        entries, dtype = self.entries_of(label, batch), compute_dtype(prediction, label)
         residual, label, weights = self._residual(prediction.to(dtype), label.to(dtype), entries)
+        factors = self.reduction.factors(entries)
+        if factors is not None:
+            factors = spread_rows(factors.to(dtype), entries.labelled.dim() - 1)
+            weights = factors if weights is None else weights * factors
         total, slope = self.penalty.weighted_slope(residual, label, weights)
         if self.weight_inside and entries.weights is not None:
             slope = slope * over_entries(entries.weights.to(dtype), len(self._entry))

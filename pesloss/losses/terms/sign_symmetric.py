@@ -69,7 +69,7 @@ class SignSymmetricTerm(Term):
     def forward(self, predictions: Predictions, batch: Batch) -> Channels:
         prediction = self.term.predicted(predictions, batch)
         label = self.term.label_of(batch, prediction)
-        entries = self.term._entries(label, batch)
+        entries = self.term.entries_of(label, batch)
         dtype = compute_dtype(prediction, label)
         prediction, label = prediction.to(dtype), label.to(dtype)
         plain, flipped = (self.term.costs(prediction, sign * label, entries, predictions) for sign in (1, -1))

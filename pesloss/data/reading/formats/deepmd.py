@@ -51,19 +51,6 @@ class DeepMd(Content):
 def _array(file: Path, num_atoms: int) -> Any:
     """An array that stays on disk; entries of atoms, which stand in a row, one atom below the other."""
     array = np.load(file, mmap_mode="r")
-    if file.stem == "hessian":
-        return _blocks(array, num_atoms)
     if file.stem.startswith(OF_ATOMS) and array.ndim == 2 and array.shape[1] % num_atoms == 0:
         return array.reshape(len(array), num_atoms, -1)
     return array
-
-
-def _blocks(hessians: np.ndarray, num_atoms: int) -> np.ndarray:
-    """Matrices of all components of all atoms, which stand in a row, by 3×3 blocks of pairs of atoms."""
-    if hessians.size != len(hessians) * (3 * num_atoms) ** 2:
-        raise ValueError(
-            f"hessian.npy has shape {hessians.shape}, expected ({len(hessians)}, {(3 * num_atoms) ** 2}) for "
-            f"{num_atoms} atoms."
-        )
-    components = hessians.reshape(len(hessians), num_atoms, 3, num_atoms, 3)
-    return components.transpose(0, 1, 3, 2, 4)
