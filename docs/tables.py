@@ -34,7 +34,7 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
     "prediction": DERIVED,
     "weighting": WEIGHTINGS,
 }
-TABLES: Mapping[str, Mapping[str, Any]] = {**PARTS, "property": PROPERTIES, "derived": DERIVED}
+TABLES: Mapping[str, Mapping[str, Any]] = {**PARTS, "property": PROPERTIES}
 OTHERS = {"Trainer": Trainer, "References": References, "build": pesloss.build, "from_config": from_config}
 TITLES = {
     "mace": "MACE",

@@ -74,7 +74,7 @@ from pesloss.losses.terms.reaction import ReactionTerm
 from pesloss.losses.terms.regularisers import WeightPenalty
 from pesloss.losses.terms.sign_symmetric import SignSymmetricTerm
 from pesloss.losses.terms.variance import EvidentialTerm, VarianceTerm
-from pesloss.weighting import Fixed, Schedule, SoftAdapt, Uncertainty, Weighting
+from pesloss.weighting import ConflictFree, Fixed, Schedule, SoftAdapt, Uncertainty, Weighting
 from tests.batches import ALL, DOS, PHASE, USER
 from tests.references import COEFFICIENTS, GROUPS
 
@@ -167,6 +167,8 @@ WEIGHTINGS: dict[str, Callable[[], Weighting]] = {
     "schedule": partial(Schedule, {"forces": {0: 1.0, 10: 0.5}}, between="cosine"),
     "soft_adapt": SoftAdapt,
 }
+OTHER_WEIGHTINGS: dict[str, Callable[[], Weighting]] = {"conflict_free": ConflictFree}
+"""Weightings that values say too little about; their tests have the laws."""
 SHAPES = {(prop.rows, prop.shape): prop for prop in reversed(ALL.values())}
 """A property for each kind of row and shape of an entry."""
 TERMS: dict[str, Callable[[], Term]] = {
@@ -215,7 +217,7 @@ TABLES: dict[type, dict[str, Callable[[], Any]]] = {
     Residual: RESIDUALS,
     Mask: MASKS,
     Derived: DERIVED,
-    Weighting: WEIGHTINGS,
+    Weighting: {**WEIGHTINGS, **OTHER_WEIGHTINGS},
     Term: {**TERMS, **OTHER_TERMS},
 }
 

@@ -31,10 +31,10 @@ Make = Callable[[Case, Drawn], tuple[float, Run]]
 
 
 def times(runs: Mapping[str, Run], rounds: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Medians of the CPU time of runs that take turns: µs, and ratio to the first within a round.
+    """Medians of the CPU time of runs that take turns: µs, and ratios to the minima within a round.
 
     Args:
-        runs: what is timed, by name.
+        runs: what is timed, by name, with ``plain`` and ``weighted`` among them.
         rounds: the most there are.
         seconds: no more rounds after this time, but for the fewest.
     """
@@ -48,14 +48,18 @@ def times(runs: Mapping[str, Run], rounds: int, seconds: float) -> dict[str, dic
         if i + 1 >= WARM_UP + FEWEST and time.perf_counter() - started > seconds:
             break
     kept = {name: values[WARM_UP:] for name, values in found.items()}
-    first = kept[next(iter(runs))]
     return {
         name: {
             "us": 1e6 * statistics.median(values),
-            "ratio": statistics.median(a / b for a, b in zip(values, first, strict=True)),
+            "to_plain": _ratio(values, kept["plain"]),
+            "to_weighted": _ratio(values, kept["weighted"]),
         }
         for name, values in kept.items()
     }
+
+
+def _ratio(values: list[float], others: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(values, others, strict=True))
 
 
 class Operations(TorchDispatchMode):

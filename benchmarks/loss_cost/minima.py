@@ -1,4 +1,4 @@
-"""The least that eager torch does for a loss written by hand: means of squares of one batch. Needs torch alone."""
+"""Losses written by hand, the least that eager torch does: means of squares of a batch. Needs torch alone."""
 
 from __future__ import annotations
 

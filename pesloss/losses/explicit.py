@@ -7,6 +7,7 @@ cost, one node of the autograd graph stands for all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,9 +65,9 @@ class _Sums(torch.autograd.Function):
         if torch.is_grad_enabled():  # a gradient that is to be differentiated again is recorded after all
             found = _recorded(ctx, grad, ctx.saved_tensors[num:])
         else:
-            found = [
-                slope * g.to(slope.dtype) for slope, g in zip(ctx.saved_tensors[:num], grad, strict=True)
-            ]
+            factors = [term.slope_factor for term in ctx.terms]
+            shares = (factors[0] * grad).unbind() if len(set(factors)) == 1 else map(mul, factors, grad)
+            found = [s * g.to(s.dtype) for s, g in zip(ctx.saved_tensors[:num], shares, strict=True)]
         return (None, None, None, None, *found)
 
 

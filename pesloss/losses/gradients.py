@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 import torch.distributed as dist
@@ -24,39 +24,52 @@ class TermGradients:
             gradients.add(loss.values(model(batch), batch, step))
         output = gradients.combine()
 
-    Each batch takes a backward pass for every term. Under ``DistributedDataParallel`` the model is called
-    within ``no_sync``: the average over the ranks is taken here, once for all terms and batches.
+    Each batch takes a backward pass for every term, and the gradients of all terms are held in memory. Under
+    ``DistributedDataParallel`` the model is called within ``no_sync``: the average over the ranks is taken
+    here, once for all terms and batches.
 
     Args:
         loss: whose weighting is a :class:`pesloss.weighting.GradientWeighting`.
-        parameters: of the model.
+        parameters: of the model; their ``grad`` is overwritten.
+        backward: in place of :meth:`torch.Tensor.backward`, such as that of Lightning or Fabric.
 
     Raises:
         TypeError: if the weights of the loss do not depend on gradients.
     """
 
-    def __init__(self, loss: TotalLoss, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def __init__(
+        self,
+        loss: TotalLoss,
+        parameters: Iterable[Tensor],
+        backward: Callable[..., object] = torch.autograd.backward,
+    ) -> None:
         if not isinstance(loss.weighting, GradientWeighting):
             raise TypeError(
                 "TermGradients needs a loss whose weighting depends on gradients, such as conflict_free; "
                 f"{type(loss.weighting).__name__} needs loss(...).backward() alone."
             )
-        self.loss, self.weighting = loss, loss.weighting
+        self.loss, self.weighting, self.backward = loss, loss.weighting, backward
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self._values: Tensor | None = None
-        self._gradients: Tensor | None = None
         self._used = torch.zeros(len(self.parameters), dtype=torch.bool)
+        self._values = dict.fromkeys(loss.terms, torch.zeros(()))
+        self._gradients: dict[str, Tensor] = {}
 
-    def add(self, values: Float[Tensor, "terms"]) -> None:
+    def add(self, values: Float[Tensor, "terms"], terms: Collection[str] | None = None) -> None:
         """Differentiate the terms of one batch.
 
         Args:
             values: what ``loss.values`` gives.
+            terms: names of those to differentiate, for models whose graph is good for one backward pass (as
+                compiled ones): each term then takes a call of its own, with values of its own. By default
+                all of them.
         """
-        last = len(values) - 1
-        found = torch.stack([self._gradient(term, keep=i < last) for i, term in enumerate(values.unbind())])
-        self._gradients = found if self._gradients is None else self._gradients.add_(found)
-        self._values = values.detach() + (0 if self._values is None else self._values)
+        chosen = [*self.loss.terms] if terms is None else [name for name in self.loss.terms if name in terms]
+        by_name = dict(zip(self.loss.terms, values.unbind(), strict=True))
+        for name in chosen:
+            gradient = self._gradient(by_name[name], keep=name != chosen[-1])
+            before = self._gradients.get(name)
+            self._gradients[name] = gradient if before is None else before.add_(gradient)
+            self._values[name] = by_name[name].detach() + self._values[name].to(by_name[name])
 
     def combine(self) -> LossOutput:
         """Give every parameter that a term depends on its gradient, Σ weight · gradient.
@@ -65,23 +78,27 @@ class TermGradients:
             values of the whole step with the weights that were found.
 
         Raises:
-            ValueError: if there was no batch.
+            ValueError: if a term was never differentiated.
         """
-        if self._gradients is None or self._values is None:
-            raise ValueError("There is nothing to combine: add(loss.values(...)) for each batch of the step.")
-        gradients, values = self._averaged(self._gradients), self._values
+        if missing := [name for name in self.loss.terms if name not in self._gradients]:
+            raise ValueError(f"Terms {missing} have no gradient: add(loss.values(...)) for each batch first.")
+        gradients = self._averaged(torch.stack([self._gradients[name] for name in self.loss.terms]))
         weights = self.loss.weight * self.weighting.from_gradients(gradients.double() @ gradients.double().T)
         combined = weights.to(gradients.dtype) @ gradients
         parts = combined.split([parameter.numel() for parameter in self.parameters])
         for parameter, part, used in zip(self.parameters, parts, self._used.tolist(), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype) if used else None
+        values = torch.stack([*self._values.values()])
         weights = weights.to(values.dtype)
-        by_name = [dict(zip(self.loss.terms, part.unbind(), strict=True)) for part in (values, weights)]
-        return LossOutput(torch.dot(weights, values), *by_name, values.new_zeros(()))
+        by_name = dict(zip(self.loss.terms, weights.unbind(), strict=True))
+        return LossOutput(torch.dot(weights, values), {**self._values}, by_name, values.new_zeros(()))
 
     def _gradient(self, value: Tensor, *, keep: bool) -> Tensor:
         """Gradient of one term by all parameters, in a row."""
-        found = torch.autograd.grad(value, self.parameters, retain_graph=keep, allow_unused=True)
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.backward(value, retain_graph=keep)
+        found = [parameter.grad for parameter in self.parameters]
         self._used |= torch.tensor([gradient is not None for gradient in found])
         filled = [
             torch.zeros_like(parameter) if gradient is None else gradient

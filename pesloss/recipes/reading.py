@@ -19,7 +19,8 @@ def as_data(config: Any) -> Any:
     """
     if not isinstance(config, str):
         return config
-    found = next(filter(None, (_read(read, config) for read in (json.loads, _toml, yaml.safe_load))), None)
+    readings = (_read(read, config) for read in (json.loads, _toml, yaml.safe_load))
+    found = next((data for data in readings if data is not None), None)
     if found is None:
         raise ValueError(f"The config is neither JSON nor TOML nor YAML: {config[:200]!r}")
     return found

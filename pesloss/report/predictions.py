@@ -64,7 +64,9 @@ class PredictionFiles:
         groups: Collection[str] = (),
     ) -> None:
         self._path = folder / f"predictions_{split}"
-        self._properties, self._references, self._source = properties, references, source
+        # matrices of pairs of atoms would make these files as large as all the rest together
+        self._properties = {name: prop for name, prop in properties.items() if prop.rows != "pair"}
+        self._references, self._source = references, source
         self._names = {group_code(name): name for name in groups}
 
     def __enter__(self) -> PredictionFiles:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -281,13 +282,15 @@ class Fit:
 
     def _differentiate_terms(self, parts: Sequence[Batch], step: Step | None) -> list[LossOutput]:
         """The same where the weights depend on the gradient of each term: one backward pass a term."""
-        gradients = TermGradients(self.loss, self.potential.parameters())
-        for batch in parts:
+        gradients = TermGradients(self.loss, self.potential.parameters(), self.fabric.backward)
+        # a compiled graph may reuse the memory of what it holds, so that it is good for one pass
+        passes = [[name] for name in self.loss.terms] if self.trainer.compile else [[*self.loss.terms]]
+        for batch, terms in product(parts, passes):
             with self.fabric.no_backward_sync(self.model):
                 predictions = self.model(batch, self.required)
                 values = self.loss.values(predictions, batch, step)
                 self._check(values.sum(), predictions, batch)
-                gradients.add(values)
+                gradients.add(values, terms)
         return [gradients.combine()]
 
     def _place(self) -> dict[str, Any]:

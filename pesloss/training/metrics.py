@@ -17,7 +17,7 @@ from pesloss.losses.batch import (
     flat_rows,
     group_code,
     spread_rows,
-    structure_of_atom,
+    structure_of_row,
 )
 from pesloss.losses.distributed import ranks, sum_over_ranks
 from pesloss.losses.properties import Property
@@ -300,7 +300,7 @@ def _group_of_rows(kind: str, prop: Property, batch: Batch) -> Int64[Tensor, "ro
         return batch["numbers"] if prop.rows == "atom" else None
     if kind not in batch or prop.rows == "structure":
         return batch.get(kind)
-    return batch[kind][structure_of_atom(batch, len(batch[prop.name]))]
+    return batch[kind][structure_of_row(batch, prop.rows, len(batch[prop.name]))]
 
 
 def _metrics(prop: Property, sums: Sums, group: str) -> dict[str, Metric]:

@@ -29,18 +29,19 @@ class Mixture:
         self._codes = torch.from_numpy(data.store.structures["dataset"][data.train.rows])
 
     def row(self, drawn: Int64[Tensor, "draws"]) -> dict[str, float]:
-        """Numbers to log of an epoch: ``weight/dataset=<name>`` and ``sampling_ratio/dataset=<name>``.
+        """Numbers to log of an epoch, by dataset.
 
-        The weight is the file's, times the loss's for that dataset; the ratio is the share of the structures
-        that the epoch takes.
+        ``weight/dataset=<name>`` is the weight of the file, times that of the loss for the dataset;
+        ``sampling_ratio/dataset=<name>`` is its share of the structures that the epoch takes, and
+        ``sampling/dataset=<name>`` how often the epoch is to take each of its own.
 
         Args:
             drawn: positions of these among the training structures, on all ranks.
         """
         codes = self._codes[drawn]
-        weights = {f"weight/dataset={name}": weight for name, weight in self.weights.items()}
-        ratios = {
-            f"sampling_ratio/dataset={name}": float((codes == group_code(name)).double().mean())
-            for name in self.datasets
-        }
-        return {**weights, **ratios}
+        numbers = {}
+        for name, own in self.datasets.items():
+            ratio = (codes == group_code(name)).double().mean()
+            kinds = {"weight": self.weights[name], "sampling": own.sampling, "sampling_ratio": float(ratio)}
+            numbers |= {f"{kind}/dataset={name}": number for kind, number in kinds.items()}
+        return numbers

@@ -58,4 +58,4 @@ class ConflictFree(GradientWeighting):
 
     def formula(self, name: str) -> str:
         share = float(self.prior[self.names.index(name)])
-        return f"w from all gradients, whose sum has a cosine with that of this term in proportion to {share:g}"
+        return f"set by all gradients: cosine of the step with that of this term ∝ {share:g}"

@@ -23,6 +23,7 @@ class Penalty(nn.Module, ABC):
     per_row: ClassVar[bool] = False
     shaped_by_label: ClassVar[bool] = False
     symmetric: ClassVar[bool] = True
+    slope_factor: ClassVar[float] = 1.0
 
     @abstractmethod
     def forward(
@@ -55,7 +56,7 @@ class Penalty(nn.Module, ABC):
         label: Float[Tensor, "rows *label_entry"],
         weights: Float[Tensor, "#rows *weight"] | None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows *entry"]]:
-        """Sum of the weighted costs, and its derivative by each residual."""
+        """Sum of the weighted costs, and its derivative by each residual, divided by ``slope_factor``."""
         costs, slope = self.slope(residual, label)
         if weights is None:
             return costs.sum(), slope

@@ -13,6 +13,8 @@ from pesloss.losses.penalties.base import Penalty
 class Squared(Penalty):
     """Squared error r², the negative log-likelihood of Gaussian noise up to constants."""
 
+    slope_factor: ClassVar[float] = 2.0
+
     def forward(self, residual: Tensor, label: Tensor) -> Tensor:
         return residual * residual
 
@@ -23,7 +25,7 @@ class Squared(Penalty):
         self, residual: Tensor, label: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         pull = residual if weights is None else residual * weights
-        return (pull * residual).sum(), 2 * pull
+        return (pull * residual).sum(), pull
 
     def formula(self, r: str) -> str:
         return f"{r}²"

@@ -91,8 +91,13 @@ class Term(nn.Module, ABC):
     def measure_with_slope(
         self, predictions: Predictions, batch: Batch
     ) -> tuple[Float[Tensor, ""], Counts, Float[Tensor, "rows *entry"]]:
-        """Sum, denominators, and the derivative of the sum by the prediction."""
+        """Sum, denominators, and the derivative of the sum by the prediction over ``slope_factor``."""
         raise NotImplementedError
+
+    @property
+    def slope_factor(self) -> float:
+        """Number that all derivatives of such a term have in common."""
+        return 1.0
 
     @abstractmethod
     def value(self, sums: Channels, counts: Channels) -> Float[Tensor, ""]:

@@ -21,7 +21,7 @@ from pesloss.losses.batch import (
     spread_rows,
     structure_of_row,
 )
-from pesloss.losses.masks import MASKS, Mask
+from pesloss.losses.masks import MASKS, Labelled, Mask
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.reductions import REDUCTIONS, Entries, Reduction
 from pesloss.losses.terms.base import FLOATS, Counts, Term, compute_dtype
@@ -67,6 +67,7 @@ class LabelledTerm(Term):
         self.reduction = part("reduction", reduction, Reduction, REDUCTIONS)
         self.linear, self.is_mean = self.reduction.linear, self.reduction.is_mean
         self.channels = self.reduction.channels
+        self._all_rows = type(self.mask) is Labelled
         self.mask.check(self.property)
         self.reduction.check(self.property)
         self._usual = ("weight", f"{self.property.name}_weight", "atom_weight")
@@ -137,6 +138,8 @@ class LabelledTerm(Term):
         Raises:
             ValueError: if its shape is not that of the property, the batch or the prediction.
         """
+        if prediction is not None and self._fits(batch.get(self.label), prediction, batch):
+            return batch[self.label]
         shape = self._shape(batch, prediction)
         if self.label not in batch:
             like = batch["ptr"] if prediction is None else prediction
@@ -157,6 +160,15 @@ class LabelledTerm(Term):
     def weight_symbol(self) -> str:
         """The weight of an entry in a formula."""
         return "w·" if self.weighted_by else ""
+
+    def _fits(self, label: Tensor | None, prediction: Tensor, batch: Batch) -> bool:
+        """Whether all is as it should be, in the fewest words."""
+        return (
+            label is not None
+            and label.shape == prediction.shape
+            and label.shape[1:] == self.property.shape
+            and (self.property.rows != "structure" or label.shape[0] == batch["ptr"].shape[0] - 1)
+        )
 
     def _shape(self, batch: Batch, prediction: Tensor | None) -> tuple[int, ...]:
         if prediction is None:
@@ -194,7 +206,7 @@ class LabelledTerm(Term):
         known = self.known(label)
         if self.per_row:
             known = flat_rows(known).all(1)
-        chosen = self.mask(batch)
+        chosen = None if self._all_rows else self.mask(batch)
         if chosen is not None:
             known = known & self._over_costs(chosen, known)
         return Entries(known, self._weights(batch, known.shape[0]), self.property.rows, batch)

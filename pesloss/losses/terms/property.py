@@ -130,6 +130,10 @@ class PropertyTerm(LabelledTerm):
     def explicit_input(self, predictions: Predictions) -> Tensor:
         return predictions[self.property.name]
 
+    @property
+    def slope_factor(self) -> float:
+        return self.penalty.slope_factor
+
     def measure_with_slope(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Counts, Tensor]:
         prediction = self.predicted(predictions, batch)
         label = self.label_of(batch, prediction)
