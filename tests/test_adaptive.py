@@ -115,6 +115,14 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(name, tmp_path):
         torch.testing.assert_close(resumed.loss.state_dict()[key], value, rtol=0, atol=0)
 
 
+def test_a_scale_that_is_given_is_not_fitted():
+    batch = make()
+    residual = Standardized(scale=3.0)
+    loss = TotalLoss({"forces": {"residual": residual}})
+    loss.pre_fit([batch])
+    assert float(residual.sigma) == 3.0
+
+
 def test_the_app_follows_a_schedule(tmp_path):
     trained(tmp_path / "run", *CHANGING["schedule"], "loss.weights.stress=0", "trainer.epochs=3")
     found = {row["epoch"]: row["weight/forces"] for row in rows(tmp_path / "run" / "steps.csv")}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pesloss.losses import Huber, Mean, PropertyTerm, TotalLoss
+from pesloss.losses.batch import structure_of_row
 from tests.batches import ALL, MISSING, make, take
 from tests.laws import EXACT, assert_same, forward, leaves, value_and_gradients, whole_step
 from tests.parts import LOSSES
@@ -13,6 +14,8 @@ from tests.parts import LOSSES
 # a cost times its weight, which these are not
 OUTSIDE = [name for name in LOSSES if "root" not in name and name not in ("weight inside", "signs")]
 LEVELS = ["weight", "energy_weight", "forces_weight", "stress_weight", "atom_weight"]
+# these are there to count what has a weight of 0
+COUNT_WEIGHT_ZERO = ("mean_over_entries", "mean_over_labelled")
 COUNTED = [name for name in LOSSES if "mean_over_weights" not in name]
 
 
@@ -131,7 +134,7 @@ def test_the_weight_of_a_component_of_an_atom():
     assert_proportional(*totals([loss()] * 3, batches), 3)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if "mean_over_entries" not in name])
+@pytest.mark.parametrize("name", [name for name in LOSSES if not name.endswith(COUNT_WEIGHT_ZERO)])
 @pytest.mark.parametrize("key", ["weight", "entropy", "row"])
 def test_weight_zero_is_no_label(name, key):
     """Value, gradients and count are those of a batch without these labels."""
@@ -144,11 +147,8 @@ def test_weight_zero_is_no_label(name, key):
     for each in keys:
         weighted[each][zero] = 0
     for prop in labels:
-        rows = (
-            torch.isin(batch["batch"], torch.tensor(zero))
-            if ALL[prop].rows == "atom" and key != "row"
-            else zero
-        )
+        structures = structure_of_row(batch, ALL[prop].rows, len(batch[prop]))
+        rows = zero if key == "row" else torch.isin(structures, torch.tensor(zero))
         missing[prop][rows] = MISSING
     assert_same(value_and_gradients(LOSSES[name](), weighted), value_and_gradients(LOSSES[name](), missing))
     found, expected = (whole_step(LOSSES[name](), [b]) for b in (weighted, missing))
@@ -239,7 +239,7 @@ def test_weights_of_components_need_costs_of_components():
     predictions = leaves(batch)
     batch["atom_weight"] = torch.ones(25, 3, dtype=torch.float64)
     made = TotalLoss({"forces": {"penalty": "l2_norm"}})
-    with pytest.raises(ValueError, match=r"'atom_weight' has shape \(25, 3\), one number a component"):
+    with pytest.raises(ValueError, match=r"has shape \(25, 3\), .* expected one a row \(atoms, 25\)"):
         made(predictions, batch)
 
 

@@ -1,7 +1,7 @@
 """What a loss costs, forward and gradient: ours, the least by hand, and the losses of other projects.
 
     python -m benchmarks.loss_cost --out FOLDER --compile
-    python -m benchmarks.loss_cost --out FOLDER --environments ENVIRONMENTS [PROJECT ...]
+    python -m benchmarks.loss_cost [PROJECT ...] --out FOLDER --environments ENVIRONMENTS
 
 The first writes own.json and own.md. The second makes an environment for each project, as
 ``tests.parity.live`` does, times its losses there and our recipes of the same comparisons here, in turn, and

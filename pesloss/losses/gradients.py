@@ -51,7 +51,7 @@ class TermGradients:
         self.loss, self.weighting, self.backward = loss, loss.weighting, backward
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._used = torch.zeros(len(self.parameters), dtype=torch.bool)
-        self._values = dict.fromkeys(loss.terms, torch.zeros(()))
+        self._values: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
 
     def add(self, values: Float[Tensor, "terms"], terms: Collection[str] | None = None) -> None:
@@ -67,9 +67,8 @@ class TermGradients:
         by_name = dict(zip(self.loss.terms, values.unbind(), strict=True))
         for name in chosen:
             gradient = self._gradient(by_name[name], keep=name != chosen[-1])
-            before = self._gradients.get(name)
-            self._gradients[name] = gradient if before is None else before.add_(gradient)
-            self._values[name] = by_name[name].detach() + self._values[name].to(by_name[name])
+            self._gradients[name] = gradient.add_(self._gradients.get(name, 0))
+            self._values[name] = by_name[name].detach() + self._values.get(name, 0)
 
     def combine(self) -> LossOutput:
         """Give every parameter that a term depends on its gradient, Σ weight · gradient.
@@ -83,15 +82,17 @@ class TermGradients:
         if missing := [name for name in self.loss.terms if name not in self._gradients]:
             raise ValueError(f"Terms {missing} have no gradient: add(loss.values(...)) for each batch first.")
         gradients = self._averaged(torch.stack([self._gradients[name] for name in self.loss.terms]))
-        weights = self.loss.weight * self.weighting.from_gradients(gradients.double() @ gradients.double().T)
+        exact = gradients.double()
+        weights = self.loss.weight * self.weighting.from_gradients(exact @ exact.T)
         combined = weights.to(gradients.dtype) @ gradients
         parts = combined.split([parameter.numel() for parameter in self.parameters])
         for parameter, part, used in zip(self.parameters, parts, self._used.tolist(), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype) if used else None
-        values = torch.stack([*self._values.values()])
-        weights = weights.to(values.dtype)
-        by_name = dict(zip(self.loss.terms, weights.unbind(), strict=True))
-        return LossOutput(torch.dot(weights, values), {**self._values}, by_name, values.new_zeros(()))
+        values = {name: self._values[name] for name in self.loss.terms}
+        together = torch.stack([*values.values()])
+        weights = weights.to(together.dtype)
+        by_name = dict(zip(values, weights.unbind(), strict=True))
+        return LossOutput(torch.dot(weights, together), values, by_name, together.new_zeros(()))
 
     def _gradient(self, value: Tensor, *, keep: bool) -> Tensor:
         """Gradient of one term by all parameters, in a row."""

@@ -64,7 +64,7 @@ def prepare(
     check_precision(trainer, model)
     data: LoadedData = build(config["data"]).load(loss.labels, model.cutoff, trainer.dtype)
     check_labels(loss, data)
-    loss.pre_fit(data.train.chunks([*loss.labels, "numbers"]))
+    loss.pre_fit(data.train.chunks([*loss.labels, "numbers", "cell", "pbc"]))
     model.set_scale(energy_scale(data.train))
     potential = Potential(model, derived_by(loss, model))
     loss.attach(potential)

@@ -47,6 +47,11 @@ class Residual(nn.Module, ABC):
             batch: the structures they belong to.
         """
 
+    @property
+    def has_adjoint(self) -> bool:
+        """Whether :meth:`adjoint` knows the derivative."""
+        return type(self).adjoint is not Residual.adjoint
+
     def adjoint(
         self, slope: Float[Tensor, "rows *residual"], batch: Batch
     ) -> Float[Tensor, "rows *entry"] | None:

@@ -80,6 +80,10 @@ class Wrapped(Residual):
     def component_names(self, prop: Property) -> list[str]:
         return self.inner.component_names(prop)
 
+    @property
+    def has_adjoint(self) -> bool:
+        return super().has_adjoint and self.inner.has_adjoint
+
     def labelled(self, label: Tensor) -> Tensor:
         return self.inner.labelled(label)
 
@@ -119,6 +123,9 @@ class Scaled(Wrapped):
 
     def forward(self, prediction: Tensor, label: Tensor, batch: Batch) -> Tensor:
         return self.factor * self.inner(prediction, label, batch)
+
+    def adjoint(self, slope: Tensor, batch: Batch) -> Tensor | None:
+        return self.inner.adjoint(self.factor * slope, batch)
 
     def formula(self, name: str) -> str:
         return f"{self.factor:g} · [{self.inner.formula(name)}]"
@@ -182,11 +189,10 @@ class Standardized(Wrapped):
             raise ValueError(
                 "Residual 'standardized' has no σ yet: fit it to training labels, or give its scale."
             )
-        residual = self.inner(prediction, label, batch)
-        sigma = self.sigma.to(residual.dtype)
-        if self.by == "element":
-            sigma = spread_rows(sigma[_numbers(batch)], residual.dim() - 1)
-        return residual / sigma
+        return self._divided(self.inner(prediction, label, batch), batch)
+
+    def adjoint(self, slope: Tensor, batch: Batch) -> Tensor | None:
+        return self.inner.adjoint(self._divided(slope, batch), batch)
 
     @torch.no_grad()
     def fit(self, label: Tensor, batch: Batch) -> None:
@@ -216,6 +222,12 @@ class Standardized(Wrapped):
 
     def extra_repr(self) -> str:
         return f"sigma={self._shown}, by={self.by}"
+
+    def _divided(self, residual: Tensor, batch: Batch) -> Tensor:
+        sigma = self.sigma.to(residual.dtype)
+        if self.by == "element":
+            sigma = spread_rows(sigma[_numbers(batch)], residual.dim() - 1)
+        return residual / sigma
 
     @property
     def _shown(self) -> str:

@@ -65,6 +65,15 @@ class Voigt(Residual):
             six = 0.5 * (six + difference.index_select(-1, self.lower))
         return six if self.shear == "entries" else six * self.factors.to(six.dtype)
 
+    def adjoint(self, slope: Tensor, batch: Batch) -> Tensor:
+        six = slope if self.shear == "entries" else slope * self.factors.to(slope.dtype)
+        nine = six.new_zeros(six.shape[0], 9)
+        if self.triangle != "mean":
+            nine.index_add_(1, self.upper if self.triangle == "upper" else self.lower, six)
+        else:
+            nine.index_add_(1, self.upper, 0.5 * six).index_add_(1, self.lower, 0.5 * six)
+        return nine.unflatten(1, (3, 3))
+
     def labelled(self, label: Tensor) -> Tensor:
         known = super().labelled(label).flatten(-2)
         if self.triangle != "mean":

@@ -88,8 +88,7 @@ class PropertyTerm(LabelledTerm):
         self.per_row = self.penalty.per_row
         self.needs_fit = self.residual.needs_fit or type(self.residual).check is not Residual.check
         self._reads_label = self.residual.scaled_by_label or self.penalty.shaped_by_label
-        adjoint = type(self.residual).adjoint is not Residual.adjoint
-        self._explicit = self.reduction.explicit and adjoint and self.prediction is None
+        self._explicit = self.reduction.explicit and self.residual.has_adjoint and self.prediction is None
         self.monitor = False
         self._zone: Tensor
         self._share: Tensor
@@ -153,10 +152,12 @@ class PropertyTerm(LabelledTerm):
     def fit(self, batch: Batch) -> None:
         label = self.label_of(batch)
         self.residual.check(label, batch)
-        self.residual.fit(label, batch)
+        if self.residual.needs_fit:
+            self.residual.fit(label, batch)
 
     def fitted(self) -> None:
-        self.residual.fitted()
+        if self.residual.needs_fit:
+            self.residual.fitted()
 
     def advance(self, pool: Callable[[Tensor], Tensor]) -> None:
         if not self._adapts:
