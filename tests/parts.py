@@ -260,6 +260,8 @@ def losses() -> dict[str, Callable[[], TotalLoss]]:
         made[f"weighting {weighting}, root mean"] = partial(_weighted, weighting, "root_mean")
     for term in TERMS:
         made[term] = partial(_single, term)
+    mixed = {"forces": {}, "energy": {"residual": "relative"}, "stress": {"penalty": "l2_norm"}}
+    made["mixed"] = partial(TotalLoss, mixed)
     made["groups"] = partial(
         three_terms,
         Squared,

@@ -12,7 +12,7 @@ import pesloss
 from tests import files
 from tests.trainings import said, trained
 
-DATA = ["data=files", "data.cache=null", "trainer.epochs=2"]
+DATA = ["data=files", "data.cache=null", "data.val_fraction=0.4", "trainer.epochs=2"]
 ONLY = ["loss=energy", "~loss.weights.energy", "~loss/term@loss.terms.energy"]
 POLARIZATION = [
     *ONLY,

@@ -218,7 +218,7 @@ def test_a_name_is_a_weighting():
     assert isinstance(
         three_terms(PENALTIES["squared"], REDUCTIONS["mean"], weighting="uncertainty").weighting, Uncertainty
     )
-    assert set(WEIGHTINGS) == {"fixed", "uncertainty", "soft_adapt"}
+    assert set(WEIGHTINGS) == {"fixed", "uncertainty", "soft_adapt", "conflict_free"}
 
 
 def test_a_nan_value_stays_one():

@@ -30,7 +30,7 @@ class Original(NamedTuple):
         if isinstance(returned, Mapping) and self.total is None:
             yield from returned.values()
             return
-        found = returned
+        found: Any = returned
         if self.total is not None:
             named = isinstance(self.total, str) and not isinstance(returned, Mapping)
             found = getattr(returned, str(self.total)) if named else returned[self.total]

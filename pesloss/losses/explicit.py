@@ -1,7 +1,7 @@
 """Sums whose gradients are written down with them, instead of recorded operation by operation.
 
-Small kernels cost more to launch and to record than to run. Where every term knows the derivative of its
-cost, one node of the autograd graph stands for all of them.
+Small kernels cost more to launch and to record than to run. Where terms know the derivative of their cost,
+one node of the autograd graph stands for all of them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,29 @@ if TYPE_CHECKING:
     from pesloss.losses.terms.base import Counts, Term
 
 
-def is_explicit(terms: Sequence[Term], predictions: Predictions, batch: Batch) -> bool:
-    """Whether to take the short way: not where a compiler or a function transform records for itself."""
+def measured(terms: Sequence[Term], predictions: Predictions, batch: Batch) -> tuple[Tensor, list[Counts]]:
+    """Sums of all channels of all terms, and the denominators of each term."""
+    short = explicit_terms(terms, predictions, batch)
+    if not short:
+        parts = [term.measure(predictions, batch) for term in terms]
+        return torch.cat([sums for sums, _ in parts]), [counts for _, counts in parts]
+    found: list[Counts] = []
+    inputs = [term.explicit_input(predictions) for term in short]
+    sums: Tensor = _Sums.apply(short, predictions, batch, found, *inputs)  # pyright: ignore
+    if len(short) == len(terms):
+        return sums, found
+    shares = dict(zip(short, zip(sums.split(1), found, strict=True), strict=True))
+    parts = [shares[term] if term in shares else term.measure(predictions, batch) for term in terms]
+    return torch.cat([share for share, _ in parts]), [counts for _, counts in parts]
+
+
+def explicit_terms(terms: Sequence[Term], predictions: Predictions, batch: Batch) -> list[Term]:
+    """Terms that take the short way; none where a compiler or a function transform records for itself."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    return torch.is_grad_enabled() and all(term.is_explicit(predictions, batch) for term in terms)
-
-
-def explicit_sums(
-    terms: Sequence[Term], predictions: Predictions, batch: Batch
-) -> tuple[Tensor, list[Counts]]:
-    """Sums of all terms, one channel each, and their denominators."""
-    counts: list[Counts] = []
-    inputs = [term.explicit_input(predictions) for term in terms]
-    sums: Tensor = _Sums.apply(terms, predictions, batch, counts, *inputs)  # pyright: ignore
-    return sums, counts
+        return []
+    if not torch.is_grad_enabled():
+        return []
+    return [term for term in terms if term.is_explicit(predictions, batch)]
 
 
 class _Sums(torch.autograd.Function):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pesloss.losses.batch import Batch, Predictions
 from pesloss.losses.distributed import ranks, sum_over_ranks
-from pesloss.losses.explicit import explicit_sums, is_explicit
+from pesloss.losses.explicit import measured
 from pesloss.losses.groups import GroupWeights
 from pesloss.losses.penalties import HuberLike
 from pesloss.losses.properties import Property
@@ -319,10 +319,7 @@ class TotalLoss(nn.Module):
         return {**rest, "weight": reduce(torch.mul, factors)} if factors else rest
 
     def _sums(self, predictions: Predictions, batch: Batch) -> Tensor:
-        terms = list(self.by_name.values())
-        if is_explicit(terms, predictions, batch):
-            return explicit_sums(terms, predictions, batch)[0]
-        return torch.cat([term(predictions, batch) for term in terms])
+        return measured(list(self.by_name.values()), predictions, batch)[0]
 
     def _counts(self, batch: Batch) -> Counts:
         counts, labels = zip(*(term.count(batch) for term in self.by_name.values()), strict=True)
@@ -330,12 +327,7 @@ class TotalLoss(nn.Module):
 
     def _measured(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Counts, labels and sums of all terms."""
-        terms = list(self.by_name.values())
-        if is_explicit(terms, predictions, batch):
-            sums, counted = explicit_sums(terms, predictions, batch)
-        else:
-            shares, counted = zip(*(term.measure(predictions, batch) for term in terms), strict=True)
-            sums = torch.cat(shares)
+        sums, counted = measured(list(self.by_name.values()), predictions, batch)
         counts, labels = zip(*counted, strict=True)
         return torch.cat(counts), torch.stack(labels), sums
 

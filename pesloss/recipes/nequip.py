@@ -133,7 +133,7 @@ def node(
     callbacks: Sequence[Mapping[str, Any]] = (),
     epoch: int | None = None,
 ) -> dict[str, Any]:
-    """The loss of a NequIP config.
+    """The loss of a NequIP config. A ConFIG module becomes the weighting ``conflict_free``.
 
     Args:
         config: the whole config, its ``training_module``, the ``loss`` in it, or the list of its metrics.
@@ -142,11 +142,16 @@ def node(
 
     Raises:
         ValueError: for keys, metrics and fields that NequIP does not have, and for what is no weighted sum of
-            terms: the largest error as a loss, geometry as a field, ConFIG's surgery on gradients.
+            terms: the largest error as a loss, geometry as a field; and for coefficients that change under
+            ConFIG.
     """
     loss, found = _sections(config)
     made = _made(loss)
     changes = _callbacks([*callbacks, *found], made)
+    if _is_config_module(config):
+        if "weighting" in changes:
+            raise ValueError("NequIP: coefficients that change by a callback, under a ConFIG module.")
+        changes |= {"weighting": "conflict_free"}
     result = {**made.node, "weights": made.weights, **changes}
     idle = [term for term in made.coeffs if not result["weights"][term]]
     result["terms"] = {name: term for name, term in made.node["terms"].items() if name not in idle}
@@ -180,10 +185,12 @@ def _resolved(section: Any) -> Any:
 def _check_module(module: Mapping[str, Any]) -> None:
     if "loss" not in module:
         raise ValueError(f"NequIP: training_module has no 'loss'; found {sorted(module)}.")
-    if "ConFIG" in str(module.get("_target_", "")):
-        raise ValueError(
-            f"NequIP: {module['_target_']} changes gradients, not the loss. Name its loss alone to have that."
-        )
+
+
+def _is_config_module(config: Any) -> bool:
+    """Whether the gradients of the terms are combined as ConFIG does it."""
+    module = config.get("training_module", config) if isinstance(config, Mapping) else {}
+    return "ConFIG" in str(module.get("_target_", ""))
 
 
 def _target(where: str, config: Any, known: Iterable[str]) -> tuple[str, dict[str, Any]]:

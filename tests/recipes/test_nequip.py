@@ -203,8 +203,15 @@ def entry(kind="MeanSquaredError", field="forces", *, coeff=1.0, **rest):
         (entry(coeff=None), "needs a term"),
         ({"training_module": {"_target_": "nequip.train.X"}}, "has no 'loss'"),
         (
-            {"_target_": "nequip.train.ConFIGLightningModule", "loss": BUILT},
-            "changes gradients, not the loss",
+            {
+                "training_module": {"_target_": "nequip.train.ConFIGLightningModule", "loss": BUILT},
+                "trainer": {
+                    "callbacks": [
+                        {"_target_": f"{CALLBACK}SoftAdapt", "beta": 1.1, "interval": "epoch", "frequency": 5}
+                    ]
+                },
+            },
+            "change by a callback, under a ConFIG module",
         ),
     ],
 )
@@ -244,3 +251,10 @@ def test_transitions_may_not_overlap():
 def test_weights_that_follow_the_values_have_no_epoch():
     with pytest.raises(ValueError, match="SoftAdapt follows the values"):
         node("nequip", BUILT, callbacks=[SOFT_ADAPT], epoch=3)
+
+
+@pytest.mark.parametrize("module", ["ConFIGLightningModule", "EMAConFIGLightningModule"])
+def test_a_config_module_is_a_weighting(module):
+    loss = from_config("nequip", {"_target_": f"nequip.train.{module}", "loss": BUILT})
+    assert type(loss.weighting).__name__ == "ConflictFree"
+    assert type(from_config("nequip", BUILT).weighting).__name__ == "Fixed"
