@@ -10,7 +10,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.multiprocessing.spawn import start_processes
 
 from pesloss.losses import group_code
-
 from pesloss.losses.batch import Batch, Predictions, structure_of_row
 from pesloss.training.metrics import (
     ELEMENTS,
