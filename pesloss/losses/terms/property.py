@@ -89,6 +89,8 @@ class PropertyTerm(LabelledTerm):
         self.needs_fit = self.residual.needs_fit or type(self.residual).check is not Residual.check
         self._reads_label = self.residual.scaled_by_label or self.penalty.shaped_by_label
         self._explicit = self.reduction.explicit and self.residual.has_adjoint and self.prediction is None
+        self._has_zone = type(self.penalty).linear_share is not Penalty.linear_share
+        self._follows = isinstance(self.penalty, QuantileHuber)
         self.monitor = False
         self._zone: Tensor
         self._share: Tensor
@@ -118,13 +120,17 @@ class PropertyTerm(LabelledTerm):
         return costs if weights is None else costs * weights
 
     def is_explicit(self, predictions: Predictions, batch: Batch) -> bool:
-        if not self._explicit or self.property.name not in predictions:
+        prediction = predictions.get(self.property.name)
+        if not self._explicit or prediction is None or not prediction.requires_grad:
             return False
-        if not predictions[self.property.name].requires_grad:
-            return False
-        inputs = (batch[key] for key in (self.label, *self.weighted_by) if key in batch)
-        numbers = (n for part in (self, self.penalty, self.residual) for n in part._buffers.values())
-        return not any(n is not None and n.requires_grad for numbers in (inputs, numbers) for n in numbers)
+        for key in (self.label, *self.weighted_by):
+            if key in batch and batch[key].requires_grad:
+                return False
+        for module in (self, self.penalty, self.residual):
+            for number in module._buffers.values():
+                if number is not None and number.requires_grad:
+                    return False
+        return True
 
     def explicit_input(self, predictions: Predictions) -> Tensor:
         return predictions[self.property.name]
@@ -187,8 +193,7 @@ class PropertyTerm(LabelledTerm):
     @property
     def _adapts(self) -> bool:
         """Whether the share of residuals in the linear zone is counted."""
-        has_zone = type(self.penalty).linear_share is not Penalty.linear_share
-        return isinstance(self.penalty, QuantileHuber) or (self.monitor and has_zone)
+        return self._follows or (self.monitor and self._has_zone)
 
     @torch.no_grad()
     def _watch(self, residual: Tensor, label: Tensor, entries: Entries) -> None:
