@@ -74,7 +74,7 @@ class TotalLoss(nn.Module):
             A term of weight 0 is removed, and what it needs is not asked of the model.
         huber_delta: delta of every Huber penalty that was left open, for all or by term,
             in the unit of the term's residual.
-        weighting: part or name (``fixed``, ``uncertainty``).
+        weighting: part or name (``fixed``, ``uncertainty``, ``soft_adapt``, ``conflict_free``).
         weight: weight of the whole loss.
         config_type_weights: weight of structures by their config type.
         dataset_weights: weight of structures by their dataset.
@@ -138,6 +138,10 @@ class TotalLoss(nn.Module):
     def by_name(self) -> dict[str, Term]:
         """Terms by name, those of weight 0 left out."""
         return dict(self.terms.items())  # pyright: ignore[reportReturnType]
+
+    @property
+    def _terms(self) -> list[Term]:
+        return list(self.terms.values())  # pyright: ignore[reportReturnType]
 
     @property
     def required(self) -> dict[str, Property]:
@@ -319,7 +323,7 @@ class TotalLoss(nn.Module):
         return {**rest, "weight": reduce(torch.mul, factors)} if factors else rest
 
     def _sums(self, predictions: Predictions, batch: Batch) -> Tensor:
-        return measured(list(self.by_name.values()), predictions, batch)[0]
+        return measured(self._terms, predictions, batch)[0]
 
     def _counts(self, batch: Batch) -> Counts:
         counts, labels = zip(*(term.count(batch) for term in self.by_name.values()), strict=True)
@@ -327,7 +331,7 @@ class TotalLoss(nn.Module):
 
     def _measured(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Counts, labels and sums of all terms."""
-        sums, counted = measured(list(self.by_name.values()), predictions, batch)
+        sums, counted = measured(self._terms, predictions, batch)
         counts, labels = zip(*counted, strict=True)
         return torch.cat(counts), torch.stack(labels), sums
 
