@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.parity.cases import HERE, PROJECTS, cases_of
 from tests.parity.compare import assert_equal
@@ -29,11 +30,11 @@ def environment(project: str, folder: Path) -> Path:
     ready = folder / project / "ready"
     if not ready.exists():
         module = importlib.import_module(f"tests.parity.peers.{project}")
-        subprocess.run([sys.executable, "-m", "venv", str(folder / project)], check=True)
+        _run([sys.executable, "-m", "venv", str(folder / project)])
         for packages in ([TORCH], module.REQUIREMENTS):
             if packages:
                 pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-                subprocess.run([*pip, *packages], check=True)
+                _run([*pip, *packages])
         prepare = getattr(module, "prepare", None)
         if prepare is not None:
             prepare(folder / project)
@@ -47,8 +48,15 @@ def originals(project: str, folder: Path, seed: int) -> dict[str, dict[str, dict
     python = environment(project, folder)
     command = [str(python), "-m", "tests.parity.run", project, "--seeds", str(seed), "--out", str(out)]
     settings = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "PESLOSS_PEER": str(folder / project)}
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)
+    _run(command, cwd=ROOT, env={**os.environ, **settings})
     return json.loads(out.read_text(encoding="utf-8"))["cases"]
+
+
+def _run(command: list[str], **options: Any) -> None:
+    """A command, quiet unless it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
 
 
 def compared(project: str, folder: Path, seed: int) -> tuple[int, list[str]]:
