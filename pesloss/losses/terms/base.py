@@ -50,7 +50,6 @@ class Term(nn.Module, ABC):
     channels: int = 1
     linear: bool = True
     is_mean: bool = False
-    needs_model: bool = False
     needs_fit: bool = False
     monitor: bool = False
 
@@ -120,7 +119,7 @@ class Term(nn.Module, ABC):
         return batch
 
     def attach(self, model: nn.Module) -> None:
-        """Told once, by whoever trains, the model; for terms that ``needs_model``."""
+        """Told once, by whoever trains, the model; for terms that look at it."""
 
     def fit(self, batch: Batch) -> None:
         """Told the training structures, batch after batch, by who trains; for terms that ``needs_fit``."""

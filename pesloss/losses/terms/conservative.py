@@ -213,8 +213,6 @@ class EquivariancePenalty(Vanishing):
         K. Shoemake, in Graphics Gems III, 124 (1992) (uniform rotations).
     """
 
-    needs_model = True
-
     def __init__(
         self,
         property: str | Property | Mapping[str, Any] = "forces",

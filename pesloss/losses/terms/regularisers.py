@@ -30,7 +30,6 @@ class ModelTerm(Term):
     """
 
     is_mean = True
-    needs_model = True
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
