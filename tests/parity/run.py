@@ -26,7 +26,10 @@ def measured(case: Case, drawn: Drawn) -> dict[str, Any]:
     total = case.original(drawn)
     names = list(drawn.predictions)
     found = torch.autograd.grad(total.sum(), [drawn.predictions[name] for name in names], allow_unused=True)
-    gradients = {n: g.tolist() for n, g in zip(names, found, strict=True) if g is not None}
+    gradients = {
+        name: (torch.zeros_like(drawn.predictions[name]) if gradient is None else gradient).tolist()
+        for name, gradient in zip(names, found, strict=True)
+    }
     return {"total": float(total.detach().sum()), "gradients": gradients}
 
 
@@ -54,7 +57,8 @@ def _rank(rank: int, project: str, name: str, seed: int, folder: str) -> None:
     case = cases_of(project)[name]
     part = case.drawing.draw(seed).take(RANKS[rank])
     (Path(folder) / f"{rank}.json").write_text(json.dumps(measured(case, part)))
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # what is written is all that is wanted; threads of the projects may abort a slower end
 
 
 def results(cases: Mapping[str, Case], seeds: list[int]) -> dict[str, Any]:

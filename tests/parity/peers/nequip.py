@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.parity.cases import case
-from tests.parity.drawing import Drawn
+from tests.parity.drawing import RANKS, Drawn
 
 REQUIREMENTS = ["nequip==0.19.1"]
 
@@ -184,8 +184,13 @@ def free_energy(drawn: Drawn) -> dict[str, Tensor]:
 
 
 def first_known(drawn: Drawn) -> dict[str, Tensor]:
-    """A label of each kind in the first structure: without any, NequIP's loss is NaN."""
-    return {name: torch.cat([drawn.filled(name)[:1], drawn.batch[name][1:]]) for name in drawn.predictions}
+    """A label of each kind in the first structure of each rank: without any, NequIP's loss is NaN."""
+    found = {name: drawn.batch[name].clone() for name in drawn.predictions}
+    for first, *_ in RANKS:
+        for name, label in found.items():
+            row = first if len(label) == len(drawn.num_atoms) else int(drawn.batch["ptr"][first])
+            label[row] = drawn.filled(name)[row]
+    return found
 
 
 @case(loss="nequip_energy_force")
