@@ -77,6 +77,18 @@ def structure_of_row(batch: Batch, rows: str, num: int) -> Int[Tensor, "rows"]:
     return torch.searchsorted(ends, torch.arange(num, device=ends.device), right=True)
 
 
+def predicted(predictions: Predictions, name: str) -> Tensor:
+    """A prediction by its name, in at least single precision.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    if name not in predictions:
+        raise KeyError(f"No '{name}' in predictions; found {sorted(predictions)}.")
+    values = predictions[name]
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def flat_rows(values: Shaped[Tensor, "rows *entry"]) -> Shaped[Tensor, "rows entries"]:
     """Entries of each row side by side, also where there are no rows."""
     return values[:, None] if values.dim() == 1 else values.flatten(1)

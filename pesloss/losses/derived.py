@@ -11,7 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pesloss.losses.batch import Batch, Predictions, num_structures, structure_of_atom, sum_over_atoms
+from pesloss.losses.batch import (
+    Batch,
+    Predictions,
+    num_structures,
+    predicted,
+    structure_of_atom,
+    sum_over_atoms,
+)
 from pesloss.losses.properties import Property, as_property
 from pesloss.names import unknown
 
@@ -212,9 +219,7 @@ def _check_sum(atomic: Property, total: Property) -> None:
 
 
 def _predicted(predictions: Predictions, name: str) -> Tensor:
-    if name not in predictions:
-        raise KeyError(f"No '{name}' in predictions; found {sorted(predictions)}.")
-    values = predictions[name]
+    values = predicted(predictions, name)
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pesloss.names import unknown
 
+NUMBERS = 119
+"""Length of a table with a row for every atomic number, and for 0."""
+
 
 def atomic_number(element: str | int) -> int:
     """Atomic number of an element.

@@ -10,10 +10,8 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from pesloss.losses.batch import Batch
-from pesloss.losses.elements import atomic_number
+from pesloss.losses.elements import NUMBERS, atomic_number
 from pesloss.losses.properties import Property
-
-NUMBERS = 119
 
 
 class Mask(nn.Module, ABC):

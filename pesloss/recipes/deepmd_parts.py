@@ -8,14 +8,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions, num_structures, structure_of_atom, sum_over_atoms
+from pesloss.losses.batch import (
+    Batch,
+    Predictions,
+    num_structures,
+    predicted,
+    structure_of_atom,
+    sum_over_atoms,
+)
 from pesloss.losses.penalties import Penalty
 from pesloss.losses.properties import PROPERTIES, Property
 from pesloss.losses.residuals import Residual
 from pesloss.losses.residuals.base import Shape
 from pesloss.losses.residuals.scaling import Wrapped
 from pesloss.losses.terms.property import PropertyTerm
-from pesloss.losses.terms.restated import Restated, predicted
+from pesloss.losses.terms.restated import Restated
 from pesloss.names import unknown
 
 COMBINATIONS: Mapping[str, Sequence[Sequence[float]]] = {

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions
+from pesloss.losses.batch import Batch, Predictions, predicted
 from pesloss.losses.properties import PROPERTIES, Property
 from pesloss.losses.terms.property import PropertyTerm
-from pesloss.losses.terms.restated import Vanishing, predicted
+from pesloss.losses.terms.restated import Vanishing
 from pesloss.names import unknown
 from pesloss.recipes.reading import check_keys, mapping_of
 

@@ -11,11 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pesloss.losses.batch import flat_rows, group_code, sum_over_atoms
-from pesloss.losses.elements import atomic_number
+from pesloss.losses.elements import NUMBERS, atomic_number
 from pesloss.losses.properties import Property
 from pesloss.losses.reductions.base import Entries, Reduction, mean
-
-ELEMENTS = 119
 
 
 class Grouped(Reduction, ABC):
@@ -103,7 +101,7 @@ class PerElement(Grouped):
             raise ValueError(f"Reduction 'per_element' is of atoms, but '{prop.name}' is one a {prop.rows}.")
 
     def _table(self) -> Tensor:
-        table = torch.ones(ELEMENTS, dtype=torch.float64)
+        table = torch.ones(NUMBERS, dtype=torch.float64)
         for symbol, value in self.coefficients.items():
             table[atomic_number(symbol)] = value
         return table

@@ -10,12 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pesloss.losses.batch import Batch, flat_rows, spread_rows
-from pesloss.losses.elements import atomic_number
+from pesloss.losses.elements import NUMBERS, atomic_number
 from pesloss.losses.properties import Property
 from pesloss.losses.residuals.base import Residual, Shape
 from pesloss.names import part, unknown
 
-NUMBERS = 119
 RELATIVE_TO = ("row", "entry")
 STANDARDS = ("all", "element")
 

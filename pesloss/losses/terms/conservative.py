@@ -10,13 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pesloss.losses.batch import Batch, Predictions, num_structures, structure_of_atom, sum_over_atoms
+from pesloss.losses.batch import (
+    Batch,
+    Predictions,
+    num_structures,
+    predicted,
+    structure_of_atom,
+    sum_over_atoms,
+)
 from pesloss.losses.penalties import Penalty
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.random import Draws
 from pesloss.losses.reductions import Reduction
 from pesloss.losses.terms.property import PropertyTerm
-from pesloss.losses.terms.restated import Vanishing, check_connected, differentiable, predicted
+from pesloss.losses.terms.restated import Vanishing, check_connected, differentiable
 
 Model: TypeAlias = Callable[[Batch, Collection[str]], Predictions]
 

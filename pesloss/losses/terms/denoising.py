@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions, atom_counts, num_structures, structure_of_atom
+from pesloss.losses.batch import Batch, Predictions, atom_counts, num_structures, predicted, structure_of_atom
 from pesloss.losses.penalties import Penalty
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.random import Draws
 from pesloss.losses.reductions import Reduction
 from pesloss.losses.terms.base import check_weight
 from pesloss.losses.terms.property import PropertyTerm
-from pesloss.losses.terms.restated import Restated, entry, predicted
+from pesloss.losses.terms.restated import Restated, entry
 
 
 class DenoisingTerm(Restated):

@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from pesloss.losses.batch import Batch, Predictions, num_rows
+from pesloss.losses.batch import Batch, Predictions, num_rows, predicted
 from pesloss.losses.masks import Mask
 from pesloss.losses.penalties import Penalty
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.reductions import Reduction
 from pesloss.losses.residuals import Residual
 from pesloss.losses.terms.property import PropertyTerm
-from pesloss.losses.terms.restated import Restated, predicted
+from pesloss.losses.terms.restated import Restated
 
 Teacher: TypeAlias = Callable[[Batch, Collection[str]], Predictions]
 

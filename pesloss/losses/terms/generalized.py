@@ -9,12 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions, num_structures, structure_of_atom, sum_over_atoms
+from pesloss.losses.batch import (
+    Batch,
+    Predictions,
+    num_structures,
+    predicted,
+    structure_of_atom,
+    sum_over_atoms,
+)
 from pesloss.losses.penalties import Penalty
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.reductions import Reduction
 from pesloss.losses.terms.property import PropertyTerm
-from pesloss.losses.terms.restated import Restated, entry, predicted
+from pesloss.losses.terms.restated import Restated, entry
 
 
 class GeneralizedForcesTerm(Restated):

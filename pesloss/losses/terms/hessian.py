@@ -8,14 +8,14 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions
+from pesloss.losses.batch import Batch, Predictions, predicted
 from pesloss.losses.pairs import product_of_blocks
 from pesloss.losses.penalties import Penalty
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.random import Draws
 from pesloss.losses.reductions import Reduction
 from pesloss.losses.terms.property import PropertyTerm
-from pesloss.losses.terms.restated import Restated, predicted
+from pesloss.losses.terms.restated import Restated
 
 
 class HessianProductTerm(Restated):

@@ -18,6 +18,7 @@ from pesloss.losses.batch import (
     flat_rows,
     num_rows,
     num_structures,
+    predicted,
     spread_rows,
     structure_of_row,
 )
@@ -99,10 +100,7 @@ class LabelledTerm(Term):
 
     def predicted(self, predictions: Predictions, batch: Batch) -> Tensor:
         """What is to be compared with the label."""
-        name = self.property.name
-        if name not in predictions:
-            raise KeyError(f"No '{name}' in predictions; found {sorted(predictions)}.")
-        return predictions[name]
+        return predicted(predictions, self.property.name)
 
     def shape_of_label(self, prediction: Tensor) -> tuple[int, ...]:
         """Shape of the label of a prediction."""

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions
+from pesloss.losses.batch import Batch, Predictions, predicted
 from pesloss.losses.penalties import Penalty
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.reductions import Reduction
 from pesloss.losses.terms.property import PropertyTerm
-from pesloss.losses.terms.restated import Restated, entry, predicted
+from pesloss.losses.terms.restated import Restated, entry
 
 USUAL = ("weight", "{}_weight")
 

@@ -97,18 +97,6 @@ class Vanishing(Restated):
         return {**batch, prop.name: zeros}
 
 
-def predicted(predictions: Predictions, name: str) -> Tensor:
-    """A prediction by its name, in at least single precision.
-
-    Raises:
-        KeyError: if there is none.
-    """
-    if name not in predictions:
-        raise KeyError(f"No '{name}' in predictions; found {sorted(predictions)}.")
-    values = predictions[name]
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def entry(batch: Batch, key: str, what: str) -> Tensor:
     """An entry of the batch that a term needs.
 

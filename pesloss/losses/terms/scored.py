@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Predictions
+from pesloss.losses.batch import Batch, Predictions, predicted
 from pesloss.losses.properties import Property
 from pesloss.losses.reductions import Entries
 from pesloss.losses.terms.labelled import LabelledTerm
@@ -52,9 +52,7 @@ class ScoredTerm(LabelledTerm):
             KeyError: if it is not.
             ValueError: if it has another shape.
         """
-        if prop.name not in predictions:
-            raise KeyError(f"No '{prop.name}' in predictions; found {sorted(predictions)}.")
-        values = predictions[prop.name]
+        values = predicted(predictions, prop.name)
         if tuple(values.shape[1:]) != prop.shape:
             wanted = ", ".join([f"{prop.rows}s", *map(str, prop.shape)])
             raise ValueError(f"'{prop.name}' has shape {tuple(values.shape)}, expected ({wanted}).")
