@@ -15,6 +15,7 @@ import yaml
 
 import pesloss.losses
 import pesloss.weighting
+from pesloss.checks import CHECKS
 from pesloss.data import Files
 from pesloss.data.reading.files import File
 from pesloss.data.references import References
@@ -204,6 +205,11 @@ def _metrics() -> str:
     return _table("Metrics, with e the prediction minus the label", ("name", "of", "definition"), rows)
 
 
+def _checks() -> str:
+    rows = [(f"`{name}`", "yes" if check.cheap else "", check.about) for name, check in CHECKS.items()]
+    return _table("Checks", ("name", "at the start of a training", "what it looks for"), rows)
+
+
 def _groups() -> str:
     rows = []
     for folder in sorted(path for path in (ROOT / "conf").iterdir() if any(path.glob("*.yaml"))):
@@ -243,6 +249,7 @@ PAGES: Mapping[str, Iterable[Callable[[], str]]] = {
     "docs/recipes.md": (_recipes, _features),
     "docs/training.md": (_trainer, _metrics),
     "docs/data.md": (_data, _files, _file),
+    "docs/checks.md": (_checks,),
 }
 
 

@@ -10,13 +10,15 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from types import ModuleType, NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import ModuleType
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
+from pesloss.arguments import Pending, misfits
 from pesloss.names import unknown
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,6 +37,23 @@ FOREIGN = frozenset(
 )
 """Targets outside pesloss that a config may name."""
 
+PLAIN = frozenset(
+    {
+        "pesloss.data.dataset.Bundled",
+        "pesloss.data.dataset.Files",
+        "pesloss.data.reading.files.File",
+        "pesloss.losses.properties.Property",
+        "pesloss.training.loggers.CSV",
+        "pesloss.training.loggers.TensorBoard",
+        "pesloss.training.loggers.WandB",
+        "pesloss.training.trainer.Trainer",
+    }
+)
+"""Classes of pesloss that a config may build though they are no modules of torch, by where they are defined.
+
+None of them may touch a file when it is built: they are told the folder of the run later.
+"""
+
 _ALLOWED: set[str] = set()
 
 
@@ -43,7 +62,7 @@ class BuildError(ValueError):
 
 
 def buildable(function: F) -> F:
-    """Mark a function of pesloss as one that a config may call; its classes need no mark."""
+    """Mark a function of pesloss as one that a config may call; its modules need no mark."""
     function.__dict__["_buildable"] = True
     return function
 
@@ -57,6 +76,15 @@ def allow(*names: str) -> None:
         ValueError: if a name is not dotted or holds a wildcard.
     """
     _ALLOWED.update(_exact(names))
+
+
+def permitted(name: str) -> Callable[..., Any]:
+    """What a ``_target_`` of this name would call.
+
+    Raises:
+        BuildError: if a config may not build it.
+    """
+    return _Planner(FOREIGN | _ALLOWED).target(name, "")
 
 
 def build(node: Any, /, *args: Any, allow: Iterable[str] = (), **kwargs: Any) -> Any:
@@ -93,7 +121,7 @@ def build(node: Any, /, *args: Any, allow: Iterable[str] = (), **kwargs: Any) ->
 
 
 @dataclass(frozen=True)
-class _Call:
+class _Call(Pending):
     """A checked call that has not happened yet; ``args`` and ``kwargs`` may hold further ones."""
 
     path: str
@@ -110,6 +138,7 @@ class _Call:
 
     def execute(self) -> Any:
         ready = replace(self, args=_execute(self.args), kwargs=_execute(self.kwargs))
+        _check_types(ready)
         if self.partial:
             return ready.bind(functools.partial(functools.partial, self.target))
         try:
@@ -185,8 +214,8 @@ def _own(name: str, path: str) -> Callable[..., Any]:
     target = getattr(module, attribute)
     if not _is_own(target):
         raise BuildError(
-            f"{_at(path)}target '{name}' is not allowed: it is {_describe(target)}, and a config builds only "
-            f"classes that {_PACKAGE} defines and functions it marks as buildable."
+            f"{_at(path)}target '{name}' is not allowed: it is {_describe(target)}, and of {_PACKAGE} "
+            "a config builds only losses, models and their parts, data, trainers and loggers."
         )
     return target
 
@@ -220,11 +249,19 @@ def _foreign(name: str, path: str) -> Callable[..., Any]:
 
 
 def _is_own(target: Any) -> bool:
-    """Whether pesloss itself defines this class or marked function, however it was reached."""
+    """Whether pesloss itself defines this class or marked function for configs, however it was reached."""
     module = getattr(target, "__module__", None)
     if not isinstance(module, str) or module.partition(".")[0] != _PACKAGE:
         return False
-    return isinstance(target, type) or (inspect.isfunction(target) and "_buildable" in target.__dict__)
+    if isinstance(target, type):
+        return f"{module}.{target.__qualname__}" in PLAIN or _is_module(target)
+    return inspect.isfunction(target) and "_buildable" in target.__dict__
+
+
+def _is_module(target: type) -> bool:
+    """Whether a class is a module of torch, which nobody can have derived from without importing it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and issubclass(target, torch.nn.Module)
 
 
 def _public(module: ModuleType) -> set[str]:
@@ -258,7 +295,7 @@ def _check_arguments(call: _Call) -> None:
     if inspect.isabstract(call.target):
         raise BuildError(f"{_at(call.path)}{call.name} is abstract; name one of the classes derived from it.")
     try:
-        signature = inspect.signature(call.target)
+        signature = _signature(call.target)
     except ValueError:  # some classes written in C do not tell
         return
     parameters = signature.parameters
@@ -273,50 +310,30 @@ def _check_arguments(call: _Call) -> None:
         call.bind(signature.bind_partial if call.partial else signature.bind)
     except TypeError as error:
         raise BuildError(f"{_at(call.path)}{call.name}: {error}; it takes {_short(signature)}.") from None
-    hints = _hints(call.target)
-    for key, value in call.kwargs.items():
-        if not _fits(value, hints.get(key, Any)):
-            place = _at(_below(call.path, key))
-            if get_origin(hints[key]) is Literal:
-                raise BuildError(f"{place}{call.name}: {unknown(key, value, get_args(hints[key]))}")
-            raise BuildError(f"{place}{call.name} takes {_words(hints[key])}, got {value!r}.")
+    _check_types(call)
 
 
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """Types of the parameters, as far as they can be told without importing anything."""
+def _check_types(call: _Call) -> None:
+    for key, message in misfits(call.target, {**_positional(call), **call.kwargs}):
+        between = ": " if message.startswith("Unknown") else " "
+        raise BuildError(f"{_at(_below(call.path, key))}{call.name}{between}{message}")
+
+
+def _positional(call: _Call) -> dict[str, Any]:
+    """Values of ``_args_`` by the names of the parameters they are for."""
     try:
-        return get_type_hints(target.__init__ if isinstance(target, type) else target)
-    except Exception:  # names that only a type checker sees
+        parameters = _signature(call.target).parameters.values()
+    except ValueError:  # some classes written in C do not tell
         return {}
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return dict(zip(names[len(call.extra) :], call.args, strict=False))
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a number, word, truth value or null may stand for a parameter; other values are not judged."""
-    if not isinstance(value, (int, float, str, NoneType)):
-        return True
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return any(_is(value, option) for option in options)
-
-
-def _is(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint in (bool, Any)
-    if hint is float:
-        return isinstance(value, (int, float))
-    kind = NoneType if hint is None else get_origin(hint) or hint
-    return not isinstance(kind, type) or kind is Any or isinstance(value, kind)
-
-
-def _words(hint: Any) -> str:
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return " or ".join(map(_word, options))
-
-
-def _word(hint: Any) -> str:
-    words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", NoneType: "null"}
-    return words.get(hint, getattr(get_origin(hint) or hint, "__name__", str(hint)))
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
+    """Parameters of a target; a module that takes none has those of torch's, which are any at all."""
+    if isinstance(target, type) and target.__init__.__module__ == "torch.nn.modules.module":
+        return inspect.Signature()
+    return inspect.signature(target)
 
 
 def _short(signature: inspect.Signature) -> str:

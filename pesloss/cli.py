@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +20,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from pesloss.hydra_targets import checked_configs
 from pesloss.mistakes import explain
+from pesloss.names import visible
 from pesloss.processes import started_by_launcher
+from pesloss.units import in_ascii
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SHOWN = "_pesloss_shown"
+_UNIT = re.compile(r"(\+*[\w.]*\b(?:targets|units)\.[^=]+=)([^'\"\[{]*)")
+"""A unit without quotes on the command line, where Hydra reads ASCII alone."""
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +43,7 @@ def hydra_app(
     """Command-line program that composes a config and runs a task with it, once or for every job of a sweep.
 
     It is ``hydra.main`` with other error messages. A mistake of the user's ends in a sentence on stderr and
-    status 1, Ctrl-C in status 130; any other error keeps its traceback. In a sweep the error of a job is
+    status 1, or the ``status`` of the error, Ctrl-C in status 130; any other error keeps its traceback. In a sweep the error of a job is
     shown as soon as the job fails, and the job's log file gets the whole traceback. With
     ``HYDRA_FULL_ERROR=1`` nothing is changed. Of the processes that ``torchrun`` or ``srun`` starts, only the
     first has an output folder.
@@ -59,7 +65,7 @@ def hydra_app(
         job = task if wished == "1" else _job(task, wished, ours)
         try:
             # otherwise Hydra prints the error and keeps it to itself
-            with _environment(_FULL_ERROR, "1"), _arguments(arguments):
+            with _environment(_FULL_ERROR, "1"), checked_configs(), _arguments(arguments):
                 return run()(job)()
         except KeyboardInterrupt as stop:
             sys.stderr.write(f"\n{str(stop) or 'Interrupted.'}\n")
@@ -72,7 +78,7 @@ def hydra_app(
                 raise
             if not hasattr(error, _SHOWN):
                 sys.stderr.write(f"{_report(error, ours)}\n")
-            sys.exit(1)
+            sys.exit(getattr(error, "status", 1))
 
     return main
 
@@ -80,10 +86,12 @@ def hydra_app(
 def resumed_arguments(arguments: list[str]) -> list[str]:
     """``resume=FOLDER`` means: what that run was started with, what is given now, and its folder.
 
-    Choosing an option of a group anew forgets what was set in the option before.
+    Choosing an option of a group anew forgets what was set in the option before. What a stranger's checkpoint
+    could do harm with is refused unless it is given now.
 
     Raises:
         FileNotFoundError: if there is no such run.
+        CheckpointError: if the run was started with something that a checkpoint may not decide.
     """
     folders = [a.partition("=")[2] for a in arguments if a.startswith("resume=")]
     if not folders or folders[-1].lower() in ("", "null", "true", "false"):
@@ -94,6 +102,8 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
     given = [a for a in arguments if not a.startswith("resume=")]
     keys = {_key(a) for a in given if "=" in a}
     kept = [override for override in old if not _is_replaced(_key(override), keys)]
+    _check_overrides(folder, kept)
+    _check_links(folder)
     return [*kept, *given, f"hydra.run.dir={quoted(str(folder))}", "resume=true"]
 
 
@@ -109,11 +119,41 @@ def quoted(text: str) -> str:
 
 def _overrides(folder: Path) -> list[str]:
     """What a run was started with; Hydra's own note of it is of the last attempt, which may have failed."""
-    from pesloss.checkpoint import LAST, read  # torch waits until it is needed
+    from pesloss.checkpoint import LAST, CheckpointError, read  # torch waits until it is needed
 
     if not (folder / LAST).exists():
         raise FileNotFoundError(f"There is no training to resume in {folder}: it has no {LAST}.")
-    return list(read(folder / LAST)["overrides"])
+    overrides = read(folder / LAST).get("overrides")
+    if not isinstance(overrides, list) or not all(isinstance(one, str) for one in overrides):
+        raise CheckpointError(
+            f"{folder / LAST} does not tell the command line that its run was started with, as one from Python "
+            "has none: start that program again with resume: true in its config."
+        )
+    return overrides
+
+
+def _check_overrides(folder: Path, overrides: Iterable[str]) -> None:
+    from pesloss.checkpoint import CheckpointError
+    from pesloss.overrides import objection
+
+    for override in overrides:
+        if reason := objection(override):
+            raise CheckpointError(
+                f"The training in {folder} was started with {override!r}, which no checkpoint decides: "
+                f"{reason}. Give it again beside resume=..., or another value, if it is what you want."
+            )
+
+
+def _check_links(folder: Path) -> None:
+    """What a run writes to lies in its folder, not where a link leads to that came with the folder."""
+    from pesloss.checkpoint import CheckpointError
+
+    home = folder.resolve()
+    for path in (*folder.glob("*"), *folder.glob(".*"), *folder.glob(".hydra/*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise CheckpointError(
+                f"{path} is a link that leads out of the folder to be resumed; remove it first."
+            )
 
 
 def _key(override: str) -> str:
@@ -130,7 +170,7 @@ def _arguments(change: Callable[[list[str]], list[str]]) -> Iterator[None]:
     """The command line as Hydra is to see it; all processes but the first write to a passing folder."""
     before, process = sys.argv, started_by_launcher()
     with ExitStack() as stack:
-        sys.argv = [before[0], *change(before[1:])]
+        sys.argv = [before[0], *map(_units_in_ascii, change(before[1:]))]
         if process is not None and process.rank > 0:
             aside = stack.enter_context(tempfile.TemporaryDirectory())
             sys.argv += [f"hydra.run.dir={aside}", f"hydra.sweep.dir={aside}"]
@@ -138,6 +178,11 @@ def _arguments(change: Callable[[list[str]], list[str]]) -> Iterator[None]:
             yield
         finally:
             sys.argv = before
+
+
+def _units_in_ascii(argument: str) -> str:
+    found = _UNIT.fullmatch(argument)
+    return argument if found is None else f"{found[1]}{in_ascii(found[2])}"
 
 
 def _job(
@@ -177,7 +222,7 @@ def _job_name() -> str:
 def _report(error: Exception, ours: set[str], where: str = "") -> str:
     sentence = explain(error, ours)
     if sentence is not None:
-        return f"Error{where}: {sentence.strip()}"
+        return f"Error{where}: {visible(sentence.strip())}"
     trace = traceback.format_exception(type(error), error, _without_hydra(error.__traceback__))
     return f"Error{where}:\n{''.join(trace)}(Set {_FULL_ERROR}=1 to see Hydra's own frames.)"
 

@@ -13,8 +13,10 @@ from pesloss.cli import hydra_app, quoted
 from pesloss.names import unknown
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pesloss.data import LoadedData
-    from pesloss.losses import Batch, Predictions, Property
+    from pesloss.losses import Batch, Predictions, Property, TotalLoss
     from pesloss.models.trained import Trained
 
 SPLITS = ("train", "val", "test")
@@ -24,7 +26,8 @@ PRECISIONS = ("float32", "float64")
 def evaluate(config: Any) -> None:
     """One job: from a checkpoint to metrics, plots and predictions in the folder of the job.
 
-    Writes ``metrics.json``, ``parity_<property>.png``, ``predictions_<split>.extxyz`` and ``.csv``.
+    Writes ``metrics.json``, ``parity_<property>.png``, ``worst_<split>.csv``, ``predictions_<split>.extxyz``
+    and ``.csv``.
     """
     if "data" in config and OmegaConf.is_missing(config.data, "train"):
         config.data.train = None  # nothing is trained
@@ -51,6 +54,8 @@ def evaluate(config: Any) -> None:
         groups=groups_of(data.config_types, data.datasets),
         mean=_mean(plain, trained, data, properties),
         about={"checkpoint": str(Path(plain["checkpoint"]).resolve())},
+        loss=_loss(trained, console),
+        source=data.source,
     )
 
 
@@ -112,7 +117,7 @@ def _data(config: Mapping[str, Any], trained: Trained, properties: Mapping[str, 
     """The data asked for, or those of the training; reference energies are the potential's."""
     from pesloss import build
 
-    source = build(config.get("data", trained.config["data"]))
+    source = build(config["data"]) if "data" in config else trained.source()
     return source.load(properties, trained.cutoff, trained.dtype, references=trained.references)
 
 
@@ -125,6 +130,24 @@ def _mean(
     if "data" not in config:
         return MeanPredictor.fit(properties, data.train.chunks(properties))
     return MeanPredictor(properties, trained.means)
+
+
+def _loss(trained: Trained, console: Console) -> TotalLoss | None:
+    """What the training minimised, with its configured weights, if that can still be told."""
+    from pesloss import build
+    from pesloss.building import BuildError
+
+    try:
+        loss: TotalLoss = build(trained.config["loss"])
+    except (KeyError, BuildError) as error:
+        console.print(f"The worst structures are those of the squared errors: {error}", markup=False)
+        return None
+    if loss.state_dict():
+        console.print(
+            "What the loss has learned is in last.ckpt alone: the worst structures are those of the weights "
+            "it began with."
+        )
+    return loss.to(trained.device).eval()
 
 
 def _predicted(

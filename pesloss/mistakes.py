@@ -156,12 +156,17 @@ def _twice(error: BaseException, group: str, option: str) -> str:
     )
 
 
+def _listed_twice(error: BaseException, group: str) -> str:
+    return f"'{group}' is chosen twice. On the command line write {group}=..., without the +."
+
+
 _COMPOSITION: dict[str, Callable[..., str]] = {
     r"config group '(.+)' does not exist": _no_group,
     r"override '(.+)'\.\nDid you mean to override (?:one of )?(.+)\?(?:\n.* use (.*))?": _no_default,
     r"Could not override '(.+)'\. No match in the defaults list\.\n.* use (.*)": _not_in_use,
     r"Could not delete from config\. '(.+)' does not exist": _no_deletion,
     r"Multiple values for (.+)\. To .* 'override .+: (.+)'": _twice,
+    r"^(\S+) appears more than once in the final defaults list": _listed_twice,
 }
 """What Hydra says -> what we say; the text is all that its exceptions carry."""
 

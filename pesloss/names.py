@@ -16,7 +16,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
         >>> unknown("penalty", "hubr", ["huber", "squared"])
         "Unknown penalty 'hubr'; did you mean 'huber'? Known: huber, squared."
     """
-    names = sorted(known)
+    names = sorted(map(str, known))
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     guess = f"; did you mean '{near[0]}'?" if near else "."
     return f"Unknown {what} '{name}'{guess} Known: {', '.join(names) or 'none'}."
@@ -38,6 +38,16 @@ def part(what: str, spec: T | str, kind: type[T], table: Mapping[str, Callable[[
     raise TypeError(
         f"{what} must be a {kind.__name__} or one of {', '.join(sorted(table))}, got {_describe(spec)}."
     )
+
+
+def visible(text: str) -> str:
+    """A text that a terminal shows and does not obey: control characters are spelt out.
+
+    Example:
+        >>> print(visible("red" + chr(27) + "[31m"))
+        red\\x1b[31m
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _describe(spec: Any) -> str:

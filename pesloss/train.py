@@ -29,7 +29,7 @@ def train(config: Any) -> float | None:
 
 def run(fabric: Any, config: dict[str, Any], output_dir: str, overrides: list[str]) -> float | None:
     """The same in each of the processes that train together; they write to the folder of the first."""
-    from pesloss.training import MeanPredictor, open_console, prepare
+    from pesloss.training import MeanPredictor, about, open_console, prepare
     from pesloss.training.metrics import groups_of
 
     console, folder = open_console(), Path(fabric.broadcast(output_dir))
@@ -49,8 +49,12 @@ def run(fabric: Any, config: dict[str, Any], output_dir: str, overrides: list[st
             groups=groups_of(fit.data.config_types, fit.data.datasets),
             mean=MeanPredictor(fit.compared, fit.about["means"]),
             about=fitted.as_dict(),
+            loss=fit.loss,
+            source=fit.data.source,
         )
         fit.loggers.summarize(metrics)
+        if fabric.is_global_zero:
+            about.conclude(folder, metrics)
     return fitted.best_score
 
 

@@ -353,7 +353,7 @@ def test_marked_functions_of_pesloss_are_built(monkeypatch):
 def test_abstract_classes_are_refused_before_they_are_called(monkeypatch):
     from abc import ABC, abstractmethod
 
-    class Penalty(ABC):
+    class Penalty(torch.nn.Module, ABC):
         @abstractmethod
         def forward(self) -> None: ...
 
@@ -446,13 +446,24 @@ class Coil:
         ("name", 3, "a word, got 3"),
         ("damped", "no", "true or false, got 'no'"),
         ("length", "long", "a number or null, got 'long'"),
-        ("weights", 3.0, "Mapping or null, got 3"),
+        ("weights", 3.0, r"a mapping \(each a number\) or null, got 3"),
+        ("weights", ["forces"], r"a mapping \(each a number\) or null, got \['forces'\]"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_before_the_call(key, value, words):
     name = f"{Coil.__module__}.Coil"
     with pytest.raises(BuildError, match=rf"model\.{key}: {name} takes {words}"):
         build({"model": {"_target_": name, key: value}}, allow=[name])
+
+
+def test_a_value_of_the_wrong_kind_is_named_wherever_it_stands():
+    name = f"{Coil.__module__}.Coil"
+    for node in (
+        {"weights": {"forces": "2"}},
+        {"_args_": [1.0, 3, "coil", False, "linear", 1.0, {"forces": "2"}]},
+    ):
+        with pytest.raises(BuildError, match=r"^model\.weights\.forces: .* takes a number, got '2'"):
+            build({"model": {"_target_": name, **node}}, allow=[name])
 
 
 def test_a_word_that_is_no_choice_gets_the_nearest():

@@ -80,6 +80,31 @@ def test_other_data_need_no_training_file(run, tmp_path):
     assert (tmp_path / "parity_energy.png").exists()
 
 
+def test_the_worst_structures_are_told_with_their_share_of_the_loss(run, tmp_path, capsys):
+    evaluated(run, tmp_path, "splits=[test]", "batch_size=1")
+    worst, rows = table(tmp_path / "worst_test.csv"), table(tmp_path / "predictions_test.csv")
+    assert sum(float(row["share [%]"]) for row in worst) == pytest.approx(100, abs=0.5)
+    by_source = {row["source"]: row for row in rows}
+    column = "forces/max_vector [meV/Å]"
+    assert all(row[column] == by_source[row["source"]][column] for row in worst)
+    said = capsys.readouterr().out
+    assert "Worst structures, test" in said and "share of the loss" in said and "last.ckpt" not in said
+
+
+def test_learned_weights_are_those_it_began_with(run, tmp_path, capsys):
+    content = torch.load(run / "best.ckpt", weights_only=True)
+    content["config"]["loss"]["weighting"] = {"_target_": "pesloss.weighting.Uncertainty"}
+    torch.save(content, tmp_path / "learned.ckpt")
+    evaluated(tmp_path / "learned.ckpt", tmp_path, "splits=[test]")
+    assert "What the loss has learned is in last.ckpt alone" in capsys.readouterr().out
+    del content["config"]["loss"]["_target_"]
+    torch.save(content, tmp_path / "unknown.ckpt")
+    evaluated(tmp_path / "unknown.ckpt", tmp_path, "splits=[test]")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "worst structures are those of the squared errors" in said
+    assert "share of the squared errors, each property for an equal part" in said
+
+
 def test_the_batch_size_changes_nothing(run, tmp_path):
     found = [
         evaluated(run, folder, "precision=float64", f"batch_size={size}", "splits=[test]")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pesloss.losses import PropertyTerm, TotalLoss, explain_nonfinite
+from pesloss.losses.nonfinite import Culprit, find_nonfinite
 from tests.batches import PREDICTED, make
 from tests.laws import leaves
 from tests.parts import LOSSES
@@ -70,7 +71,7 @@ def test_the_culprit_is_named(prop, what):
     spoilt[prop] = spoil(spoilt[prop], slice(row(batch, prop), None), float("inf"))
     sentence = explain_nonfinite(LOSSES["squared, mean"](), predictions, batch)
     assert f"term '{prop}': {what} of '{prop}' is not finite in structures 101" in sentence
-    assert f"value of term '{prop}' is inf" in sentence
+    assert f"term '{prop}': value is inf" in sentence
     assert not any(f"term '{other}'" in sentence for other in {"energy", "forces", "stress"} - {prop})
 
 
@@ -106,3 +107,39 @@ def test_many_structures_are_counted():
     predictions["energy"] = torch.full_like(predictions["energy"], float("nan"))
     loss = TotalLoss({"e": PropertyTerm("energy")})
     assert "100, 101, 102, 103, 104 and 3 more" in explain_nonfinite(loss, predictions, batch)
+
+
+def test_culprits_are_data_too():
+    batch = make(missing=False, weights=False)
+    predictions = leaves(batch)
+    predictions["energy"] = spoil(predictions["energy"], STRUCTURE, float("nan"))
+    found = find_nonfinite(LOSSES["squared, mean"](), predictions, batch)
+    assert found == (
+        Culprit("prediction", ("energy",), "energy", (101,)),
+        Culprit("value", ("nan",), "energy"),
+    )
+    assert found[0].sentence(lambda index: f"my.xyz, structure {index}") == (
+        "term 'energy': prediction of 'energy' is not finite in my.xyz, structure 101"
+    )
+
+
+def test_nothing_is_found_where_all_is_finite():
+    batch = make()
+    assert find_nonfinite(LOSSES["squared, mean"](), leaves(batch), batch) == ()
+
+
+def test_a_cost_that_overflows_has_its_structure_named():
+    """The square of an energy that single precision holds is more than it holds."""
+    batch = {key: v.float() if v.is_floating_point() else v for key, v in make(missing=False).items()}
+    predictions = {"energy": batch["energy"] + 1}
+    predictions["energy"][3] = 1e30
+    sentence = explain_nonfinite(TotalLoss({"energy": {"penalty": "squared"}}), predictions, batch)
+    assert sentence == "term 'energy': value is inf in structures 103"
+
+
+def test_a_pair_of_atoms_belongs_to_its_structure():
+    batch = make(missing=False, weights=False)
+    predictions = {"hessian": batch["hessian"].clone()}
+    pairs = batch["ptr"].diff().square().cumsum(0)
+    predictions["hessian"][pairs[2] + 1, 0, 0] = float("nan")
+    assert "in structures 103" in explain_nonfinite(TotalLoss({"hessian": {}}), predictions, batch)

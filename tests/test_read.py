@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian
 
 from pesloss.data import Structures, read
+from pesloss.data.reading.report import Unused
 from pesloss.losses.properties import PROPERTIES, Property, as_properties
 
 ALL = dict(PROPERTIES)
@@ -77,7 +78,8 @@ def test_what_ase_writes_is_read_back(tmp_path, suffix):
 @pytest.mark.parametrize("prefix", ["", "REF_", "ref_", "DFT_", "dft_"])
 def test_labels_are_found_under_their_usual_names(tmp_path, prefix):
     atoms = bulk("Cu") * (2, 1, 1)
-    labels = random_labels(atoms) | {"virial": np.eye(3), "polarizability": 2 * np.eye(3)}
+    labels = random_labels(atoms) | {"polarizability": 2 * np.eye(3)}
+    labels["virial"] = -atoms.get_volume() * labels["stress"]
     for name, label in labels.items():
         prop = PROPERTIES[name]
         where = atoms.arrays if prop.rows == "atom" else atoms.info
@@ -105,10 +107,23 @@ def test_free_energy_and_initial_charges_are_no_labels_but_are_reported(tmp_path
     structures = one(as_properties(["energy", "charges"]), tmp_path, atoms)
     assert structures[0].labels == {}
     assert structures.report.files[0].unused == (
-        "arrays 'initial_charges'",
-        "calculator results 'free_energy'",
+        Unused("arrays", "initial_charges", 1, "a number an atom"),
+        Unused("calculator results", "free_energy", 1, "a number"),
     )
     assert "energy: 0 / 1 structures, no label found" in str(structures.report)
+
+
+def test_what_lay_unread_is_told_with_its_shape_and_how_often(tmp_path):
+    atoms = [molecule("CH4"), molecule("H2O"), Atoms("H")]
+    for one_more in atoms[:2]:
+        one_more.arrays["F"] = np.zeros((len(one_more), 3))
+        one_more.info |= {"my_stress": np.zeros((3, 3)), "method": "PBE"}
+    structures = one(ALL, tmp_path, *atoms)
+    assert [str(unused) for unused in structures.report.files[0].unused] == [
+        "arrays 'F' (3 numbers an atom, 2 structures)",
+        "info 'method' (text, 2 structures)",
+        "info 'my_stress' (3×3 numbers, 2 structures)",
+    ]
 
 
 def test_a_property_of_the_users_own_is_looked_up_by_name(tmp_path):

@@ -131,8 +131,15 @@ def test_a_fit_leaves_out_structures_without_energy():
     formulas = ("H2O", "CH4", "CO2", "CO", "N2")
     label = np.append(energies(*formulas[:4]), np.nan)
     found = References.fit([chunk(formulas, label)])
-    assert set(found.as_dict()) == set(TRUE)
+    assert set(found.as_dict()) == {*TRUE, "N"} and found.as_dict()["N"] == 0
     assert "4 structures" in found.note
+
+
+def test_an_element_that_no_energy_tells_of_has_none():
+    structures = [structure("H2", -27.2), structure("CH4", None)]
+    fitted = References.fit(pack(structures, ENERGY, 3.0).chunks())
+    assert fitted.as_dict() == pytest.approx({"H": -13.6, "C": 0.0})
+    assert fitted.note.endswith("0 for C, of which no structure has an energy")
 
 
 def test_a_fit_is_the_least_squares_solution():
@@ -180,7 +187,7 @@ def test_a_fit_needs_an_energy():
 def test_a_fit_to_chunks_is_the_fit_to_the_whole(formulas, size):
     noisy = energies(*formulas) + np.random.default_rng(0).normal(size=len(formulas))
     chunks = [chunk(formulas[i : i + size], noisy[i : i + size]) for i in range(0, len(formulas), size)]
-    bare = {name: tensor for name, tensor in chunk(["N2"], np.zeros(1)).items() if name != "energy"}
+    bare = {name: tensor for name, tensor in chunk(["H2"], np.zeros(1)).items() if name != "energy"}
     whole, parts = References.fit([chunk(formulas, noisy)]), References.fit([bare, *chunks, bare])
     assert parts.note == whole.note
     np.testing.assert_allclose(list(parts.as_dict().values()), list(whole.as_dict().values()), rtol=1e-12)

@@ -115,7 +115,7 @@ def test_a_typo_gets_the_nearest_name(tmp_path, override, message):
     [
         ("loss.terms.forces.penalty=hubr", "Unknown penalty 'hubr'; did you mean 'huber'?"),
         ("+loss.terms.forces.weigth=2", "has no parameter 'weigth'; did you mean 'weight'?"),
-        ("loss.weights.forces=abc", "weights.forces must be a number, got 'abc'"),
+        ("loss.weights.forces=abc", "takes a number, got 'abc'"),
         ("data.train=nowhere.xyz", "nowhere.xyz"),
     ],
 )

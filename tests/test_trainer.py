@@ -89,9 +89,10 @@ def test_metrics_do_not_depend_on_batches(tmp_path):
 
 def test_a_nan_stops_the_training_and_names_its_structure(tmp_path):
     fit = prepared(tmp_path / "run")
-    with torch.no_grad():
-        fit.potential.network.embedding.weight[29] = math.nan
-    with pytest.raises(NonFiniteError, match=r"term 'energy': prediction of 'energy' .*data.xyz, structure"):
+    fit.potential.network.register_forward_hook(
+        lambda network, _, found: {name: value * math.nan for name, value in found.items()}
+    )
+    with pytest.raises(NonFiniteError, match=r"Term 'energy': prediction of 'energy' .*data.xyz, structure"):
         run(fit)
     last = checkpoints.read(tmp_path / "run/last.ckpt")
     assert last["progress"]["step"] == 0 and not (tmp_path / "run/best.ckpt").exists()
@@ -335,3 +336,13 @@ def test_a_resumed_run_says_where_it_stands(tmp_path):
     trained(tmp_path / "run")
     fit = prepared(tmp_path / "run", "resume=true", "trainer.epochs=3")
     assert "resumed after 2 epochs and 0 steps" in said(fit)
+
+
+def test_products_of_bfloat16_are_of_positions_that_are_not_rounded(tmp_path):
+    fit, seen = prepared(tmp_path / "run", "trainer.precision=bfloat16"), []
+    fit.potential.network.register_forward_pre_hook(
+        lambda network, arguments: seen.append(arguments[0]["positions"]) if network.training else None
+    )
+    run(fit)
+    assert {positions.dtype for positions in seen} == {torch.float32}
+    assert not all(torch.equal(positions, positions.bfloat16().float()) for positions in seen)

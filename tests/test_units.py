@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pesloss.data.reading.conversions import ASE_UNITS, Conversions
-from pesloss.data.reading.units import UNITS, Scale, as_unit, scale
+from pesloss.data.reading.units import Scale, scale
 from pesloss.losses.properties import PROPERTIES, Property
+from pesloss.units import UNITS, as_unit
 
 KCAL = ase.units.kcal / ase.units.mol
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from pesloss.data.bundled import FILES
 from pesloss.data.reading.files import File, Paths, as_files
+from pesloss.data.reading.formats.base import INFO
 from pesloss.data.reading.geometry import MIN_DISTANCE
 from pesloss.data.reading.report import Report
 from pesloss.data.references import References, Spec, references
@@ -403,8 +403,8 @@ def _groups(store: Store, rows: Int64[np.ndarray, "training"], keys: Mapping[str
 
 
 def _info_keys(report: Report, datasets: Collection[str]) -> set[str]:
-    places = [place for file in report.files if file.dataset in datasets for place in file.unused]
-    return {found[1] for place in places if (found := re.fullmatch("info '(.*)'", place))}
+    unread = [one for file in report.files if file.dataset in datasets for one in file.unused]
+    return {one.key for one in unread if one.where == INFO}
 
 
 def _fingerprint(

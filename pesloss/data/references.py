@@ -87,7 +87,7 @@ class References(nn.Module):
         """Least squares over compositions, ``min Σ_s (E_s − Σ_Z n_s(Z) E0(Z))²``, in float64.
 
         Where the compositions leave a combination open, the solution of least norm is taken and ``note``
-        says which combination it is.
+        says which combination it is; an element of which no structure has an energy gets 0.
 
         Args:
             chunks: ``numbers``, ``batch`` and ``energy`` of structures, some at a time; one whose total
@@ -98,9 +98,10 @@ class References(nn.Module):
         """
         # of a matrix of any length, R of its QR decomposition is all that least squares need
         factor, overlaps = np.zeros((0, NUM_ELEMENTS + 1)), np.zeros((NUM_ELEMENTS, NUM_ELEMENTS))
-        total = labelled = 0
+        total, labelled, seen = 0, 0, set()
         for chunk in chunks:
             counts, energies = _compositions(chunk)
+            seen |= {*chunk["numbers"].unique().tolist()}
             total, labelled = total + len(chunk["ptr"]) - 1, labelled + len(energies)
             overlaps += counts.T @ counts
             factor = _triangular(np.vstack([factor, np.column_stack([counts, energies])]))
@@ -110,7 +111,10 @@ class References(nn.Module):
         overlaps = overlaps[np.ix_(elements, elements)].astype(np.int64)
         solution, relations = _least_norm(factor[:, elements], factor[:, -1], overlaps)
         found = {int(z): float(energy) for z, energy in zip(elements, solution, strict=True)}
-        return cls(found, f"fit to {labelled} structures; {_determined(elements, relations)}")
+        without = sorted(seen - {*found})
+        note = f"fit to {labelled} structures; {_determined(elements, relations)}"
+        note += f"; 0 for {_symbols(without)}, of which no structure has an energy" if without else ""
+        return cls(found | dict.fromkeys(without, 0.0), note)
 
     def forward(
         self,

@@ -1,6 +1,7 @@
 """Losses: predictions and labels in, one scalar out. Read in the order of the imports."""
 
 from pesloss.losses.batch import Batch, Predictions, group_code
+from pesloss.losses.contributions import Contributions
 from pesloss.losses.derived import DERIVED, Combination, Derived, DipoleFromCharges, Spin, SumOverAtoms
 from pesloss.losses.gradients import TermGradients
 from pesloss.losses.masks import MASKS, Elements, FreeAtoms, Given, Labelled, Mask
@@ -48,7 +49,7 @@ from pesloss.losses.residuals import (
     Trace,
     Voigt,
 )
-from pesloss.losses.terms.base import Counts, Term
+from pesloss.losses.terms.base import Counts, RowSums, Term
 from pesloss.losses.terms.classification import ClassTerm
 from pesloss.losses.terms.confidence import ConfidenceTerm
 from pesloss.losses.terms.conservative import CurlPenalty, EquivariancePenalty, RotationPenalty
@@ -64,6 +65,7 @@ from pesloss.losses.terms.regularisers import ModelTerm, WeightPenalty
 from pesloss.losses.terms.sign_symmetric import SignSymmetricTerm
 from pesloss.losses.terms.variance import EvidentialTerm, VarianceTerm
 from pesloss.losses.total import LossOutput, Step, TotalLoss
+from pesloss.losses.wellformed import check_batch
 
 __all__ = [
     "DERIVED",
@@ -79,6 +81,7 @@ __all__ = [
     "ConditionalHuber",
     "ConditionalSquared",
     "ConfidenceTerm",
+    "Contributions",
     "Counts",
     "Cumulative",
     "CurlPenalty",
@@ -125,6 +128,7 @@ __all__ = [
     "Residual",
     "RootMean",
     "RotationPenalty",
+    "RowSums",
     "Scaled",
     "SignSymmetricTerm",
     "Spin",
@@ -143,6 +147,7 @@ __all__ = [
     "VarianceTerm",
     "Voigt",
     "WeightPenalty",
+    "check_batch",
     "explain_nonfinite",
     "group_code",
 ]

@@ -104,6 +104,42 @@ def over_entries(rows: Tensor, dims: int) -> Tensor:
     return rows if rows.dim() == 1 + dims else spread_rows(rows, dims)
 
 
+def single_structures(values: Mapping[str, Tensor], batch: Batch) -> list[dict[str, Tensor]]:
+    """Entries of a batch, or what is predicted for it, cut into those of each structure.
+
+    What has one row a structure, atom or pair is known by the number of its rows; what has another number is
+    handed to all. The host waits for the device to learn where structures begin.
+    """
+    counts, whole = atom_counts(batch), {**values}
+    sizes = ([1] * len(counts), counts.tolist(), counts.square().tolist())
+    by_number = {sum(of_rows): of_rows for of_rows in sizes}
+    cut = {
+        key: value.split(by_number[len(value)])
+        for key, value in whole.items()
+        if value.dim() and len(value) in by_number and not key.startswith(("ptr", "batch", "edge_"))
+    }
+    made = []
+    for structure, (first, size) in enumerate(zip(batch["ptr"].tolist(), sizes[1], strict=False)):
+        own = {key: parts[structure] for key, parts in cut.items()}
+        made.append({**whole, **own, **_of_one(whole, first, size)})
+    return made
+
+
+def _of_one(values: Mapping[str, Tensor], first: int, size: int) -> dict[str, Tensor]:
+    """What says where atoms are, for a batch of one structure alone."""
+    made = {key: values[key] for key in ("ptr", "batch", "edge_index") if key in values}
+    if "ptr" in made:
+        made["ptr"] = made["ptr"].new_tensor([0, size])
+    if "batch" in made:
+        made["batch"] = made["batch"].new_zeros(size)
+    if "edge_index" in made:
+        atoms = made["edge_index"] - first
+        own = (atoms[0] >= 0) & (atoms[0] < size)
+        made |= {key: values[key][own] for key in values if key.startswith("edge_") and key not in made}
+        made["edge_index"] = atoms[:, own]
+    return made
+
+
 def sum_over_atoms(
     values: Shaped[Tensor, "atoms *entry"], structure: Int[Tensor, "atoms"], num_structures: int
 ) -> Shaped[Tensor, "structures *entry"]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from pesloss.arguments import fits
 from pesloss.losses.penalties import Absolute, ConditionalHuber, Huber, HuberLike, L2Norm, Penalty, Squared
 from pesloss.losses.properties import PROPERTIES, Property
 from pesloss.losses.residuals import ModuloQuantum, Residual
@@ -155,6 +156,10 @@ def _check_kwargs(function: str, kwargs: Mapping[str, Any]) -> None:
         if name != "huber_delta" or "huber" not in function:
             known = ["huber_delta"] if "huber" in function else []
             raise ValueError(f"loss_function_kwargs of '{function}': {unknown('argument', name, known)}")
+        if not fits(kwargs[name], float):
+            raise ValueError(
+                f"loss_function_kwargs of '{function}': {name} must be a number, got {kwargs[name]!r}."
+            )
 
 
 def _check_lengths(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from pesloss.arguments import check_arguments
 from pesloss.losses.flat import Delta, FunctionKwargs, flat_terms
 from pesloss.losses.terms.base import Term
 from pesloss.losses.total import TotalLoss
-from pesloss.names import unknown
 from pesloss.weighting import Uncertainty
 from pesloss.weighting.uncertainty import Form
 
@@ -103,10 +102,7 @@ class UncertaintyLoss(TotalLoss):
 
 
 def _options(terms: Terms | None, flat: Terms | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    known = inspect.signature(TotalLoss).parameters
-    for name in options:
-        if name not in known:
-            raise TypeError(unknown("argument", name, known))
+    check_arguments(TotalLoss, {"terms": {}, **options})
     if terms is None and flat is None:
         raise TypeError("Give 'terms', or the flat lists 'loss_property' and 'loss_function_name'.")
     if terms is not None and flat is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from pesloss.arguments import check_arguments
 from pesloss.names import unknown
 
 Rows = Literal["structure", "atom", "pair"]
@@ -100,10 +101,7 @@ def as_property(spec: str | Property | Mapping[str, Any]) -> Property:
     if isinstance(spec, Property):
         return spec
     if isinstance(spec, Mapping):
-        known = [field.name for field in fields(Property)]
-        for argument in spec:
-            if argument not in known:
-                raise TypeError(unknown("argument of a property", argument, known))
+        check_arguments(Property, spec, "a property")
         return Property(**spec)
     if spec not in PROPERTIES:
         hint = "A property of your own is given as pesloss.Property(...) or as a mapping of its arguments."

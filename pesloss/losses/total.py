@@ -11,13 +11,16 @@ import torch.distributed as dist
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from pesloss.losses.batch import Batch, Predictions
+from pesloss.arguments import check_arguments
+from pesloss.losses.batch import Batch, Predictions, num_structures
+from pesloss.losses.contributions import Contributions, Rows, shared, unobserved
 from pesloss.losses.distributed import ranks, sum_over_ranks
 from pesloss.losses.explicit import measured
 from pesloss.losses.groups import GroupWeights
 from pesloss.losses.penalties import HuberLike
 from pesloss.losses.properties import Property
 from pesloss.losses.reductions import mean
+from pesloss.losses.targets import Targets, given, weights_of_targets
 from pesloss.losses.terms.base import Counts, Term, check_weight
 from pesloss.losses.terms.property import PropertyTerm
 from pesloss.names import part, unknown
@@ -72,6 +75,9 @@ class TotalLoss(nn.Module):
         terms: terms by name, as :class:`Term` or as the arguments of a :class:`PropertyTerm`.
         weights: weights by term, times the terms' own; terms that are not named keep theirs.
             A term of weight 0 is removed, and what it needs is not asked of the model.
+        targets: errors to aim at by term, with their unit, in place of weights: ``{"energy": "1 meV/atom",
+            "forces": "20 meV/Å"}``; there all of them contribute the same. See
+            :func:`pesloss.losses.targets.weights_of_targets`.
         huber_delta: delta of every Huber penalty that was left open, for all or by term,
             in the unit of the term's residual.
         weighting: part or name (``fixed``, ``uncertainty``, ``soft_adapt``, ``conflict_free``).
@@ -86,8 +92,8 @@ class TotalLoss(nn.Module):
         process_group: ranks that train together; all of them by default.
 
     Raises:
-        ValueError: for names that do not exist, weights that are negative or not finite, a ``huber_delta``
-            that acts on nothing, and Huber penalties left without one.
+        ValueError: for names that do not exist, weights that are negative or not finite, targets that no
+            weight follows from, a ``huber_delta`` that acts on nothing, and Huber penalties left without one.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class TotalLoss(nn.Module):
         terms: Mapping[str, Term | Mapping[str, Any]],
         *,
         weights: Mapping[str, float] | None = None,
+        targets: Targets | None = None,
         huber_delta: float | Mapping[str, float] | None = None,
         weighting: Weighting | str = "fixed",
         weight: float = 1.0,
@@ -109,10 +116,12 @@ class TotalLoss(nn.Module):
         super().__init__()
         built = {name: _as_term(name, term) for name, term in terms.items()}
         prior = _prior(built, weights or {})
+        self.targets = given(built, prior, targets or {})
         self.terms = nn.ModuleDict({name: term for name, term in built.items() if prior[name] > 0})
         if not self.terms:
             raise ValueError(f"A loss needs a term with a weight that is not 0, got weights {prior}.")
         _set_huber_delta(built, self.terms, huber_delta)
+        prior |= weights_of_targets(built, self.targets)
         self.weighting = part("weighting", weighting, Weighting, WEIGHTINGS)
         scale = sum(prior.values()) if normalize else 1.0
         self.weighting.setup(
@@ -201,6 +210,34 @@ class TotalLoss(nn.Module):
         """
         return self._valued(predictions, batch, step)[0]
 
+    def per_row(
+        self, predictions: Predictions, batch: Batch, step: Step | None = None
+    ) -> dict[str, Float[Tensor, "_"]]:
+        """What each row (atom, structure, pair) adds to the total, by the name of the term, to differentiate.
+
+        Terms that look at the model alone have no rows. With fixed weights, gradients of rows add up to that
+        of the total; over ranks they add up too, where training averages. Nothing that the loss keeps
+        is changed. See :func:`pesloss.losses.contributions.share_of_rows` for terms that are not linear.
+
+        Args:
+            predictions: what the model says, by name of the property.
+            batch: structures and their labels.
+            step: denominators of the whole optimizer step; without it the batch is the step.
+        """
+        return {name: rows.values for name, rows in self._shared(predictions, batch, step)[0].items()}
+
+    def per_structure(
+        self, predictions: Predictions, batch: Batch, step: Step | None = None
+    ) -> Contributions:
+        """What each structure adds to the total, term by term, detached.
+
+        Contributions and ``rest`` add up to the total exactly; those of an optimizer step over its batches
+        and ranks. Arguments are those of :meth:`per_row`.
+        """
+        terms, rest = self._shared(predictions, batch, step)
+        num = num_structures(batch)
+        return Contributions({name: rows.by_structure(num) for name, rows in terms.items()}, rest)
+
     @torch.no_grad()
     def step(self, batches: Iterable[Batch], predictions: Iterable[Predictions] | None = None) -> Step:
         """Denominators of an optimizer step made of several batches, on all ranks.
@@ -212,7 +249,7 @@ class TotalLoss(nn.Module):
         Raises:
             ValueError: if there is no batch, or predictions are needed and not given.
         """
-        batches = [self._weigh(batch) for batch in batches]
+        batches = [self.weigh(batch) for batch in batches]
         if not batches:
             raise ValueError("An optimizer step needs at least one batch; it may be one without structures.")
         if predictions is None and not self.linear:
@@ -293,16 +330,21 @@ class TotalLoss(nn.Module):
         self, predictions: Predictions, batch: Batch, step: Step | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         values, step = self._valued(predictions, batch, step)
-        weights, regulariser = self.weighting(values, step.labels)
-        weights = self.weight * weights
+        weights, regulariser = self._weighted(values, step)
         total = torch.dot(weights, values)
         if regulariser is not None:
-            regulariser = (self.weight / step.batches * regulariser).to(values.dtype)
             total = total + regulariser
         return total, values, weights, regulariser
 
+    def _weighted(self, values: Tensor, step: Step) -> tuple[Tensor, Tensor | None]:
+        """Effective weights of the terms, and a batch's share of the regulariser."""
+        weights, regulariser = self.weighting(values, step.labels)
+        if regulariser is not None:
+            regulariser = (self.weight / step.batches * regulariser).to(values.dtype)
+        return self.weight * weights, regulariser
+
     def _valued(self, predictions: Predictions, batch: Batch, step: Step | None) -> tuple[Tensor, Step]:
-        batch = self._weigh(batch)
+        batch = self.weigh(batch)
         if step is None:
             counts, labels, sums = self._over_ranks(*self._measured(predictions, batch))
             step = Step(counts, labels, 1, sums)
@@ -310,10 +352,28 @@ class TotalLoss(nn.Module):
             (sums,) = self._over_ranks(self._sums(predictions, batch))
         return self._values(sums, step), step
 
+    def _shared(
+        self, predictions: Predictions, batch: Batch, step: Step | None
+    ) -> tuple[dict[str, Rows], Tensor]:
+        """What each row of each term adds to the total, and this rank's share of what is of no row."""
+        batch = self.weigh(batch)
+        with unobserved(self.terms, self.weighting):
+            parts = [term.by_row(predictions, batch) for term in self._terms]
+            sums = torch.cat([part.sums.detach() for part in parts])
+            if step is None:
+                counts, labels, sums = self._over_ranks(*self._counts(batch), sums)
+                step = Step(counts, labels, 1, sums)
+            else:
+                (sums,) = self._over_ranks(sums)
+            weights, regulariser = self._weighted(self._values(sums, step), step)
+        step = step._replace(sums=(sums if step.sums is None else step.sums).to(sums.dtype))
+        rows, rest = shared(self.by_name, parts, weights.detach(), step, step.batches * self._num_ranks)
+        return rows, rest if regulariser is None else rest + regulariser.detach() / self._num_ranks
+
     def _by_name(self, values: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.terms, values.unbind(), strict=True))
 
-    def _weigh(self, batch: Batch) -> Batch:
+    def weigh(self, batch: Batch) -> Batch:
         """The batch with all weights of a structure in ``weight``: its own and those of its groups."""
         if not self.groups and self.structure_weight == "weight":
             return batch
@@ -335,8 +395,13 @@ class TotalLoss(nn.Module):
         counts, labels = zip(*counted, strict=True)
         return torch.cat(counts), torch.stack(labels), sums
 
+    @property
+    def _num_ranks(self) -> int:
+        """How many ranks sums and counts run over."""
+        return ranks(self.process_group) if self.training and self.across_ranks else 1
+
     def _over_ranks(self, *parts: Tensor) -> list[Tensor]:
-        if not (self.training and self.across_ranks) or ranks(self.process_group) == 1:
+        if self._num_ranks == 1:
             return list(parts)
         # one reduction for everything, in float64, which holds every count exactly
         together = sum_over_ranks(torch.cat([part.double() for part in parts]), self.process_group)
@@ -376,10 +441,16 @@ def _sum(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _as_term(name: str, term: Term | Mapping[str, Any]) -> Term:
+    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
+        raise ValueError(
+            f"A term's name is a word without a dot and no method of a dictionary, got {name!r}."
+        )
     if isinstance(term, Term):
         return term
     if isinstance(term, Mapping):
-        return PropertyTerm(**{"property": name, **term})
+        arguments = {"property": name, **term}
+        check_arguments(PropertyTerm, arguments, f"term '{name}'")
+        return PropertyTerm(**arguments)
     raise TypeError(f"Term '{name}' must be a Term or the arguments of a PropertyTerm, got {term!r}.")
 
 

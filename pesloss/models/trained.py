@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pesloss import checkpoint
 from pesloss.building import build
-from pesloss.checkpoint import BEST, CheckpointError
+from pesloss.checkpoint import CheckpointError
 from pesloss.data.neighbors import Neighbors
 from pesloss.data.references import References
 from pesloss.losses.batch import num_structures
@@ -45,12 +45,13 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Trained:
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
-        CheckpointError: if it is not a checkpoint of a training.
+        CheckpointError: if it is not a checkpoint of a training, or its weights do not fit its network.
         BuildError: if its config describes no network, or no loss where that derives what was trained.
-        RuntimeError: if the weights do not fit the network.
     """
-    path = Path(path) / BEST if Path(path).is_dir() else Path(path)
-    return Trained(_checked(checkpoint.read(path), path), device)
+    path = checkpoint.located(path)
+    content = _checked(checkpoint.read(path), path)
+    with checkpoint.understood(path):
+        return Trained(content, device)
 
 
 class Trained:
@@ -79,6 +80,10 @@ class Trained:
         self.fingerprint: str | None = content.get("data")
         self.means: Mapping[str, Tensor] = content.get("means", {})
         network = build(self.config["model"], heads=content["heads"])
+        if not isinstance(network, Network):
+            raise CheckpointError(
+                f"The model of the checkpoint is a {type(network).__name__}, not a network."
+            )
         self.potential = Potential(network, self._derived(network))
         self.potential.to(_dtype(content["model"])).load_state_dict(content["model"])
         self.potential.to(device).eval().requires_grad_(False)
@@ -143,6 +148,22 @@ class Trained:
         }
         return [{name: row[i].numpy() for name, row in rows.items()} for i in range(len(atoms))]
 
+    def source(self) -> Any:
+        """The data of the training, to be loaded; where packed structures are kept, no checkpoint decides.
+
+        Raises:
+            CheckpointError: if the checkpoint does not tell them.
+        """
+        node = self.config.get("data")
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise CheckpointError(
+                "The checkpoint does not tell the data of its training; give data=files ..."
+            )
+        source = build({**node, "cache": "auto" if node.get("cache", "auto") else None})
+        if not hasattr(source, "load"):
+            raise CheckpointError(f"The data of the checkpoint are a {type(source).__name__}, no structures.")
+        return source
+
     def calculator(self, dtype: torch.dtype | None = None) -> PotentialCalculator:
         """An ASE calculator, for relaxation and molecular dynamics.
 
@@ -204,7 +225,10 @@ def _checked(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 
 def _dtype(state: Mapping[str, Tensor]) -> torch.dtype:
-    return next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    dtypes = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
+    if not dtypes:
+        raise CheckpointError("The model of the checkpoint has no weights.")
+    return dtypes[0]
 
 
 def _floats(arrays: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:

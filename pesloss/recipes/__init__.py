@@ -45,7 +45,10 @@ def node(project: str, config: Any, **options: Any) -> dict[str, Any]:
     if name not in PROJECTS:
         raise ValueError(unknown("project", project, PROJECTS))
     module = importlib.import_module(f"pesloss.recipes.{name}")
-    return module.node(config if name == "mace" else as_data(config), **options)
+    try:
+        return module.node(config if name == "mace" else as_data(config), **options)
+    except (MemoryError, RecursionError, SyntaxError) as error:
+        raise ValueError(f"The config of {project} cannot be read ({error}).") from error
 
 
 def from_config(project: str, config: Any, *, faithful: bool = False, **options: Any) -> TotalLoss:

@@ -9,13 +9,15 @@ from typing import Any
 import yaml
 
 from pesloss.names import unknown
+from pesloss.plain import check_plain
 
 
 def as_data(config: Any) -> Any:
     """A config as plain data: JSON, TOML or YAML if it is text, else as it is.
 
     Raises:
-        ValueError: if the text is none of them.
+        ValueError: if the text is none of them, or refers to itself without end.
+        TypeError: if it holds more than numbers, strings, lists and mappings.
     """
     if not isinstance(config, str):
         return config
@@ -23,6 +25,7 @@ def as_data(config: Any) -> Any:
     found = next((data for data in readings if data is not None), None)
     if found is None:
         raise ValueError(f"The config is neither JSON nor TOML nor YAML: {config[:200]!r}")
+    check_plain(found, len(config))
     return found
 
 
@@ -53,7 +56,7 @@ def _read(read: Callable[[str], Any], text: str) -> Any:
     """What a text says in a language, ``None`` if it is not in it."""
     try:
         return read(text)
-    except (ImportError, ValueError, yaml.YAMLError):
+    except (ImportError, RecursionError, ValueError, yaml.YAMLError):
         return None
 
 

@@ -72,13 +72,11 @@ def load(name: str) -> dict[str, Any]:
         ValueError: if there is no such recipe.
     """
     folder = files("pesloss.conf").joinpath("loss")
-    path = folder.joinpath(f"{name}.yaml")
-    if not path.is_file():
-        known = [
-            entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-        ]
+    known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    if name not in known:
         raise ValueError(unknown("recipe", name, known))
-    node = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")), resolve=True)
+    text = folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    node = OmegaConf.to_container(OmegaConf.create(text), resolve=True)
     assert isinstance(node, dict)
     node.pop("defaults", None)
     return {"_target_": "pesloss.recipes.Recipe", **{str(key): value for key, value in node.items()}}

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from pesloss.losses.batch import Batch, Predictions
 from pesloss.losses.properties import Property
-from pesloss.training.metrics import Metric, compared, displayed_unit, on_branch
+from pesloss.report.structures import labelled_pairs
+from pesloss.report.worst import WorstStructures
+from pesloss.training.metrics import Metric
 
 Columns = Mapping[str, np.ndarray]
 
@@ -39,7 +41,7 @@ class ParitySample:
     def update(self, predictions: Predictions, batch: Batch) -> None:
         """Count a batch in."""
         if self.prop.name in batch:
-            pairs = _pairs(self.prop, batch, predictions)
+            pairs = labelled_pairs(self.prop, batch, predictions)
             lots = torch.rand(1, pairs.shape[1], generator=self._random, dtype=torch.float64)
             self._rows = torch.cat([self._rows, torch.cat([pairs, lots])], dim=1)
             if self._rows.shape[1] > 4 * self.size:
@@ -61,6 +63,7 @@ def parity_plots(
     properties: Mapping[str, Property],
     samples: Mapping[str, Mapping[str, ParitySample]],
     errors: Mapping[str, Mapping[str, Metric]],
+    marked: Mapping[str, WorstStructures | None] | None = None,
 ) -> list[Path]:
     """One plot a property of prediction against label, component by component, a panel a split.
 
@@ -69,7 +72,9 @@ def parity_plots(
         properties: what to compare, by name.
         samples: what to plot, by split and property.
         errors: to tell in the titles, by split and name.
+        marked: the worst structures by split; those with a flag are circled.
     """
+    worst = {split: found for split, found in (marked or {}).items() if found is not None}
     paths = []
     for name, prop in properties.items():
         main = f"{name}/mae_component" if prop.shape else f"{name}/mae"
@@ -79,7 +84,8 @@ def parity_plots(
             if main in errors[split] and found[name].points().size
         }
         if panels:
-            paths.append(_parity(folder / f"parity_{_slug(name)}.png", prop, panels))
+            circles = {split: worst[split].points(name) for split in panels if split in worst}
+            paths.append(_parity(folder / f"parity_{_slug(name)}.png", prop, panels, circles))
     return paths
 
 
@@ -119,16 +125,12 @@ def _is_main(name: str) -> bool:
     return name.partition(" [")[0].endswith(("/mae", "/mae_component"))
 
 
-def _pairs(prop: Property, batch: Batch, predictions: Predictions) -> Float64[Tensor, "2 labelled"]:
-    """Labels and predictions of the labelled components, in the displayed unit."""
-    factor, _ = displayed_unit(prop)
-    label = compared(prop, batch[prop.name], batch)
-    known = ~label.isnan()
-    predicted = compared(prop, on_branch(prop, predictions[prop.name], batch), batch)
-    return factor * torch.stack([label[known], predicted[known]]).cpu()
-
-
-def _parity(path: Path, prop: Property, panels: Mapping[str, tuple[ParitySample, Metric, Metric]]) -> Path:
+def _parity(
+    path: Path,
+    prop: Property,
+    panels: Mapping[str, tuple[ParitySample, Metric, Metric]],
+    circles: Mapping[str, Float64[np.ndarray, "2 points"]],
+) -> Path:
     figure = Figure(figsize=(4.2 * len(panels), 4.4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (split, (sample, mae, rmse)) in zip(axes, panels.items(), strict=True):
@@ -138,6 +140,12 @@ def _parity(path: Path, prop: Property, panels: Mapping[str, tuple[ParitySample,
         crowd = points.shape[1] ** 0.5
         alpha, size = np.clip(30 / crowd, 0.2, 0.8), np.clip(400 / crowd, 4, 16)
         axis.scatter(*points, s=size, alpha=alpha, linewidths=0, rasterized=True)
+        if circles.get(split, np.empty(0)).size:
+            told = "flagged among the worst"
+            axis.scatter(
+                *circles[split], s=24, facecolors="none", edgecolors="tab:red", linewidths=0.7, label=told
+            )
+            axis.legend(frameon=False, fontsize="small")
         axis.set(xlabel=f"label [{mae.unit}]", ylabel=f"prediction [{mae.unit}]", aspect="equal")
         shown, labels = points.shape[1], mae.labels
         part = f"\n{shown} of {labels} shown" if shown < labels else ""

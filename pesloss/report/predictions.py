@@ -16,20 +16,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io.extxyz import write_xyz
 from ase.stress import full_3x3_to_voigt_6_stress
-from ase.symbols import Symbols
 from torch import Tensor
 
 from pesloss.data.references import References
-from pesloss.losses.batch import (
-    Batch,
-    Predictions,
-    atom_counts,
-    group_code,
-    num_structures,
-    sum_over_atoms,
-)
+from pesloss.losses.batch import Batch, Predictions, group_code, num_structures
 from pesloss.losses.properties import Property
-from pesloss.training.metrics import displayed_unit, row_sums
+from pesloss.report.structures import identities, structure_errors, texts
 
 Texts = dict[str, list[str]]
 
@@ -87,7 +79,7 @@ class PredictionFiles:
             reference = self._references(batch["numbers"], batch["batch"], num_structures(batch))
             found["energy"] = found["energy"] + reference
         batch = {**{name: torch.full_like(value, torch.nan) for name, value in found.items()}, **batch}
-        about = self._about(batch)
+        about = identities(batch, self._source, self._names)
         columns = dict(about)
         for prop in self._properties.values():
             columns |= _columns(prop, found[prop.name], batch)
@@ -96,17 +88,6 @@ class PredictionFiles:
             table.writerow(columns)
         table.writerows(zip(*columns.values(), strict=True))
         write_xyz(self._atoms, list(self._structures(about, batch, found)))
-
-    def _about(self, batch: Batch) -> Texts:
-        counts = atom_counts(batch).tolist()
-        numbers = batch["numbers"].split(counts)
-        return {
-            "source": [self._source(index) for index in batch["index"].tolist()],
-            "dataset": [self._names.get(code, "") for code in batch["dataset"].tolist()],
-            "config_type": [self._names.get(code, "") for code in batch["config_type"].tolist()],
-            "formula": [Symbols(z.numpy()).get_chemical_formula() for z in numbers],
-            "atoms": [str(count) for count in counts],
-        }
 
     def _structures(self, about: Texts, batch: Batch, found: Predictions) -> Iterator[Atoms]:
         ptr = batch["ptr"].tolist()
@@ -148,38 +129,11 @@ def _attach(atoms: Atoms, prop: Property, key: str, value: np.ndarray) -> None:
 
 
 def _columns(prop: Property, predictions: Tensor, batch: Batch) -> Texts:
-    """Errors of each structure in the displayed unit; empty where there is no label."""
-    factor, unit = displayed_unit(prop)
-    rows = row_sums(prop, predictions, batch)
-    known = rows["labels"] > 0
-    if prop.rows == "atom":
-        return _columns_of_atoms(prop, rows, batch)
-    if prop.shape:
-        rmse = (rows["square"] / rows["labels"]).sqrt()
-        return {f"{prop.name}/rmse_component [{unit}]": _texts(factor * rmse, known)}
-    return {
-        f"{prop.name}/label [{prop.unit}]": _texts(batch[prop.name], known),
-        f"{prop.name}/prediction [{prop.unit}]": _texts(predictions, torch.ones_like(known)),
-        f"{prop.name}/error [{unit}]": _texts(factor * rows["error"], known),
-    }
-
-
-def _columns_of_atoms(prop: Property, rows: Mapping[str, Tensor], batch: Batch) -> Texts:
-    """Root mean square and largest error of each structure's atoms."""
-    factor, unit = displayed_unit(prop)
-    num, owner = num_structures(batch), batch["batch"]
-    size, count = ("length", "rows") if prop.shape else ("absolute", "labels")
-    largest = rows[size].new_zeros(num).scatter_reduce(0, owner, rows[size], "amax")
-    sums = {name: sum_over_atoms(rows[name], owner, num) for name in ("square", "labels", count)}
-    rmse = (sums["square"] / sums["labels"]).sqrt()
-    ends = ("_component", "_vector") if prop.shape else ("", "")
-    return {
-        f"{prop.name}/rmse{ends[0]} [{unit}]": _texts(factor * rmse, sums["labels"] > 0),
-        f"{prop.name}/max{ends[1]} [{unit}]": _texts(factor * largest, sums[count] > 0),
-    }
-
-
-def _texts(values: Tensor, known: Tensor) -> list[str]:
-    """Numbers as text, nothing where nothing is known; a prediction that is NaN shows as such."""
-    pairs = zip(values.tolist(), known.tolist(), strict=True)
-    return [f"{value:.12g}" if is_known else "" for value, is_known in pairs]
+    """Errors of each structure in the displayed unit, of numbers themselves too; empty without a label."""
+    errors = structure_errors(prop, predictions, batch)
+    if prop.rows != "structure" or prop.shape:
+        return texts(errors)
+    known = ~batch[prop.name].isnan()
+    label = {f"{prop.name}/label [{prop.unit}]": (batch[prop.name], known)}
+    prediction = {f"{prop.name}/prediction [{prop.unit}]": (predictions, torch.ones_like(known))}
+    return texts({**label, **prediction, **errors})

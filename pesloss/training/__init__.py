@@ -2,7 +2,8 @@
 
 from pesloss.checkpoint import CheckpointError
 from pesloss.training.console import open_console
-from pesloss.training.fit import Fit, Fitted, NonFiniteError
+from pesloss.training.fit import Fit, Fitted
+from pesloss.training.guard import NonFiniteError, SpikeError
 from pesloss.training.launch import launch
 from pesloss.training.loggers import CSV, Logger, Loggers, TensorBoard, WandB
 from pesloss.training.metrics import MeanPredictor, Metric, Metrics, displayed_unit
@@ -23,6 +24,7 @@ __all__ = [
     "Metric",
     "Metrics",
     "NonFiniteError",
+    "SpikeError",
     "TensorBoard",
     "Trainer",
     "WandB",

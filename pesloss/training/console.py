@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
+from pesloss.data.progress import told
 from pesloss.losses import Term, TotalLoss
 from pesloss.training.mixture import Mixture
 
@@ -52,11 +63,12 @@ class Watch:
         self._before = self._done = done
         self._score = ""
 
-    def step(self, loss: float) -> None:
-        """A step is done."""
+    def step(self, loss: float | None) -> None:
+        """A step is done, or was left out."""
         self._done += 1
         epoch = min((self._done - 1) // self._steps + 1, self._epochs)
-        text = f"epoch {epoch}/{self._epochs}  loss {loss:.4g}  {self._score}"
+        shown = "left out" if loss is None else f"{loss:.4g}"
+        text = f"epoch {epoch}/{self._epochs}  loss {shown}  {self._score}"
         self._bar.update(self._task, advance=1, text=text)
 
     def epoch(self, number: int, loss: float, score: str) -> None:
@@ -69,6 +81,16 @@ class Watch:
         line = f"epoch {number}/{self._epochs}  loss {loss:.4g}  {score}  {_clock(left)} left"
         self._console.print(line, soft_wrap=True, highlight=False)
 
+    def say(self, text: str) -> None:
+        """Something that a person should know."""
+        if not self._silent:
+            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def show(self, *tables: Table) -> None:
+        """Numbers that a person should know."""
+        for table in () if self._silent else tables:
+            self._console.print(table)
+
     def __enter__(self) -> Watch:
         self._bar.start()
         return self
@@ -79,13 +101,25 @@ class Watch:
         self._bar.stop()
 
 
+@contextmanager
+def watched_reading(console: Console, *, silent: bool = False) -> Iterator[None]:
+    """Shows on a terminal which file is read, and how many structures it has given so far."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    disabled = silent or not console.is_terminal
+    with Progress(*columns, console=console, disable=disabled, transient=True) as bar:
+        task = bar.add_task("reading")
+        with told(lambda file, number: bar.update(task, description=f"reading {file}: {number} structures")):
+            yield
+
+
 def terms_table(loss: TotalLoss) -> Table:
     """What is minimised: each term with its first weight and its parts."""
     table = Table(title=f"{type(loss).__name__}, weighting {loss.weighting}", title_justify="left")
     for column in ("term", "weight", "unit", "residual", "penalty", "mask", "reduction"):
         table.add_column(column)
     for (name, term), weight in zip(loss.by_name.items(), loss.weighting.prior.tolist(), strict=True):
-        table.add_row(*map(escape, (name, f"{weight:g}", term.unit(), *_parts(term))))
+        target = f" ({loss.targets[name]})" if name in loss.targets else ""
+        table.add_row(*map(escape, (name, f"{weight:g}{target}", term.unit(), *_parts(term))))
     return table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from math import isfinite
@@ -30,11 +30,12 @@ from pesloss.losses import (
     Step,
     TermGradients,
     TotalLoss,
-    explain_nonfinite,
 )
 from pesloss.models import Potential
 from pesloss.models.derived import compared_by
+from pesloss.training.balancing import tell_balance
 from pesloss.training.console import Watch
+from pesloss.training.guard import Guard
 from pesloss.training.loggers import Loggers
 from pesloss.training.metrics import Metric, Metrics, table_columns
 from pesloss.training.mixture import Mixture
@@ -46,10 +47,6 @@ from pesloss.weighting import GradientWeighting
 
 TIME_IS_OVER = -1
 """What stops a run whose ``max_time`` is over; signals have positive numbers."""
-
-
-class NonFiniteError(ValueError):
-    """A loss or gradient is NaN or infinite; the message says whose."""
 
 
 class Fitted(NamedTuple):
@@ -122,7 +119,12 @@ class Fit:
         self.compared = compared_by(loss, potential)
         self.score = trainer.score_of(self.compared)
         self.progress = Progress()
-        self._first_rate: float = optimizer.param_groups[0]["lr"]
+        self.validated: dict[str, float] = {}
+        self.guard = Guard(self)
+        self.say: Callable[[str], None] = print
+        for group in optimizer.param_groups:
+            # most schedules note it too, but not all; what is lowered is told from what is configured by it
+            group.setdefault("initial_lr", group["lr"])
         self._saved = self._ticked = time.monotonic()
         self._started = self._saved if started is None else started
 
@@ -135,7 +137,9 @@ class Fit:
         """Train what is left of the epochs and put the best weights into the potential.
 
         Raises:
-            NonFiniteError: as soon as a loss or gradient is not finite; nothing of it is saved.
+            NonFiniteError: if a loss or gradient is not finite and the policy is to stop, or if some of the
+                state is not finite; nothing of it is saved.
+            SpikeError: the same for a gradient that is far longer than is usual.
             CheckpointError: if a checkpoint cannot be written.
             Interrupted: after a signal to stop; everything is saved.
         """
@@ -143,8 +147,10 @@ class Fit:
         self.save()  # a folder that cannot be written is better known before the first step
         steps = len(self._steps(0))
         progress, silent = self.progress, not self.fabric.is_global_zero
-        self.loss.place(**self._place())
-        with Watch(self.trainer.epochs, steps, console, done=progress.step, silent=silent) as watch:
+        self.loss.place(**self.place())
+        done = progress.step + progress.skipped
+        with Watch(self.trainer.epochs, steps, console, done=done, silent=silent) as watch:
+            self.say = watch.say
             ended = self._train(watch)
         if (self.folder / checkpoint.BEST).exists():
             best = checkpoint.read(self.folder / checkpoint.BEST)["model"]
@@ -153,7 +159,12 @@ class Fit:
         return Fitted(progress.best_epoch, progress.best_score, self.score, progress.seconds, ended)
 
     def save(self) -> None:
-        """Write everything that a later step depends on."""
+        """Write everything that a later step depends on.
+
+        Raises:
+            NonFiniteError: if some of it is not finite; the checkpoint before it stays.
+        """
+        self.guard.check_state("saved")
         self._tick()
         randoms = random_states(self.fabric)
         if self.fabric.is_global_zero:
@@ -180,6 +191,11 @@ class Fit:
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
         )
+
+    def first_batches(self, num: int) -> list[Batch]:
+        """This rank's share of the first batches of the training, as the model is to see them."""
+        chosen = self._chosen(0, self.fabric.global_rank, self.fabric.world_size)[:num]
+        return [self.loss.prepare(batch) for batch in loader(self.data.train, chosen, self.fabric.device)]
 
     def _train(self, watch: Watch) -> str:
         """Epoch after epoch; why it ended."""
@@ -218,9 +234,12 @@ class Fit:
         for step in steps:
             row = self._optimize([next(made) for _ in step])
             progress.steps += 1
-            progress.loss += row["loss"]
-            self.loggers.log("steps", row)
-            watch.step(row["loss"])
+            if row is not None:
+                progress.taken, progress.loss = progress.taken + 1, progress.loss + row["loss"]
+                self.loggers.log("steps", row)
+                if self.trainer.is_balanced(progress.step):
+                    tell_balance(self, watch)
+            watch.step(None if row is None else row["loss"])
             if stop := self._attend(signals):
                 return stop
         self._close_epoch(watch)
@@ -251,22 +270,27 @@ class Fit:
         """Training structures, batch by batch."""
         return loader(self.data.train, chosen, self.fabric.device, workers=self.trainer.workers)
 
-    def _optimize(self, parts: Sequence[Batch]) -> dict[str, float]:
-        """One optimizer step over several batches; its numbers."""
+    def _optimize(self, parts: Sequence[Batch]) -> dict[str, float] | None:
+        """One optimizer step over several batches; its numbers, if it was taken."""
+        self.guard.begin()
         parts = [self.loss.prepare(batch) for batch in parts]
         step = None if len(parts) == 1 else self.loss.step(parts, self._looked_ahead(parts))
         self._optimizer.zero_grad()
         by_term = isinstance(self.loss.weighting, GradientWeighting)
         outputs = (self._differentiate_terms if by_term else self._differentiate)(parts, step)
-        norm = self._clip()
+        numbers, total = _numbers(outputs), self._norm()
+        norm = float(total)
+        if not self.guard.admits(parts, numbers["loss"], norm):
+            return None
+        self._clip(total)
         with _scaled_rates(self.optimizer, self._warmth()) as rate:
             self._optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.potential)
         self.progress.step += 1
         about = {"step": self.progress.step, "epoch": self.progress.epochs + 1}
-        row = {**about, **_numbers(outputs), "gradient_norm": norm, "learning_rate": rate}
-        self.loss.advance(**self._place())
+        row = {**about, **numbers, "gradient_norm": norm, "learning_rate": rate, **self._skipped()}
+        self.loss.advance(**self.place())
         return row | {name: float(value) for name, value in self.loss.monitored().items()}
 
     def _differentiate(self, parts: Sequence[Batch], step: Step | None) -> list[LossOutput]:
@@ -274,11 +298,16 @@ class Fit:
         outputs = []
         for i, batch in enumerate(parts):
             with self.fabric.no_backward_sync(self.model, enabled=i < len(parts) - 1):
-                predictions = self.model(batch, self.required)
+                predictions = self._predictions(batch)
                 outputs.append(self.loss.evaluate(predictions, batch, step))
-                self._check(outputs[-1].total, predictions, batch)
                 self.fabric.backward(outputs[-1].total)
         return outputs
+
+    def _predictions(self, batch: Batch) -> Predictions:
+        """What the model says of a batch that it learns from."""
+        bfloat16 = self.trainer.precision == "bfloat16"
+        with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=bfloat16):
+            return self.model(batch, self.required)
 
     def _differentiate_terms(self, parts: Sequence[Batch], step: Step | None) -> list[LossOutput]:
         """The same where the weights depend on the gradient of each term: one backward pass a term."""
@@ -287,16 +316,14 @@ class Fit:
         passes = [[name] for name in self.loss.terms] if self.trainer.compile else [[*self.loss.terms]]
         for batch, terms in product(parts, passes):
             with self.fabric.no_backward_sync(self.model):
-                predictions = self.model(batch, self.required)
-                values = self.loss.values(predictions, batch, step)
-                self._check(values.sum(), predictions, batch)
-                gradients.add(values, terms)
+                predictions = self._predictions(batch)
+                gradients.add(self.loss.values(predictions, batch, step), terms)
         return [gradients.combine()]
 
-    def _place(self) -> dict[str, Any]:
+    def place(self) -> dict[str, Any]:
         """Where training stands, for the loss."""
         group = self.optimizer.param_groups[0]
-        rate = group["lr"] / group.get("initial_lr", self._first_rate) * self._warmth()
+        rate = group["lr"] / group["initial_lr"] * self._warmth()
         return {"epoch": self.progress.epochs, "step": self.progress.step, "learning_rate": rate}
 
     def _warmth(self) -> float:
@@ -309,32 +336,22 @@ class Fit:
             return None
         return (self.potential(batch, self.required, training=False) for batch in parts)
 
-    def _check(self, total: Tensor, predictions: Predictions, batch: Batch) -> None:
-        value = float(total.detach())
-        if not isfinite(value):
-            raise NonFiniteError(
-                f"Step {self.progress.step + 1}: the loss is {value}. "
-                f"{explain_nonfinite(self.loss, predictions, batch)}. {self._sources(batch)}"
-            )
+    def _norm(self) -> Tensor:
+        """Length of the gradient of the model; NaN if that of what the loss learns is not finite."""
+        modules = (self.potential, self.loss)
+        gradients = [[p.grad for p in module.parameters() if p.grad is not None] for module in modules]
+        norm, of_loss = map(torch.nn.utils.get_total_norm, gradients)
+        return norm + (0 * of_loss).to(norm)
 
-    def _sources(self, batch: Batch) -> str:
-        rows = batch["index"].tolist()
-        names = [f"{row} = {self.data.source(row)}" for row in rows[:8]]
-        return f"Structures of the batch: {', '.join(names)}{' ...' if len(rows) > 8 else ''}."
-
-    def _clip(self) -> float:
-        """Norm of the model's gradient, which is then cut to ``clip_norm``."""
-        named = {name: p for name, p in self.potential.named_parameters() if p.grad is not None}
-        total = torch.nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None])
-        norm = float(total)
-        if not isfinite(norm):
-            bad = [name for name, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
-            raise NonFiniteError(
-                f"Step {self.progress.step + 1}: gradients are not finite, of {', '.join(bad)}."
-            )
+    def _clip(self, norm: Tensor) -> None:
+        """Cut the model's gradient to ``clip_norm``."""
         if self.trainer.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(named.values(), self.trainer.clip_norm, total)
-        return norm
+            parameters = [p for p in self.potential.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.trainer.clip_norm, norm)
+
+    def _skipped(self) -> dict[str, float]:
+        """How many steps were left out so far, if any may be."""
+        return {"skipped": self.progress.skipped} if self.trainer.may_skip else {}
 
     def _attend(self, signals: Signals) -> int:
         """Between two steps: save if it is time to; whatever rank sees a reason to stop, all do."""
@@ -356,26 +373,26 @@ class Fit:
     def _close_epoch(self, watch: Watch) -> None:
         """Validate, schedule, save, tell."""
         progress = self.progress
+        self.guard.check_epoch()
+        self.guard.check_state("validated")
         errors = {} if self.data.val is None else self.evaluate(self.data.val)
+        self.validated = table_columns(errors, "val")
         score = errors[self.score].value if self.score in errors else None
         if score is not None and not isfinite(score):
-            raise NonFiniteError(
-                f"Epoch {progress.epochs + 1}: {self.score} of the validation structures is {score}, "
-                "so that a prediction is not finite."
-            )
-        loss = progress.loss / progress.steps
-        progress.epochs, progress.steps, progress.loss = progress.epochs + 1, 0, 0.0
+            self.guard.refuse_validation(score)
+        loss = progress.loss / progress.taken
+        progress.epochs, progress.steps, progress.taken, progress.loss = progress.epochs + 1, 0, 0, 0.0
         rate = self.optimizer.param_groups[0]["lr"] * self._warmth()
         if self.scheduler is not None:
             by_score = isinstance(self.scheduler, ReduceLROnPlateau)
             self.scheduler.step(*([loss if score is None else score] if by_score else []))
-        self.loss.place(**self._place())
+        self.loss.place(**self.place())
         if score is None or progress.best_score is None or score < progress.best_score:
             progress.best_epoch, progress.best_score = progress.epochs, score
             self._save_best()
         self._tick()
-        row = {"step": progress.step, "epoch": progress.epochs, "loss": loss}
-        row |= table_columns(errors, "val")
+        row = {"step": progress.step, "epoch": progress.epochs, "loss": loss, **self._skipped()}
+        row |= self.validated
         if self.mixture.datasets:
             row |= self.mixture.row(torch.cat(self._chosen(progress.epochs - 1, rank=0, world_size=1)))
         self.loggers.log("epochs", {**row, "learning_rate": rate, "seconds": progress.seconds})

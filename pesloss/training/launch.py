@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-# "64-true" would round what the model says, and the gradient of it, to float32
-FABRIC_PRECISION = {"float64": "32-true", "float32": "32-true", "bfloat16": "bf16-mixed"}
+# what Fabric calls "64-true" would round what the model says, and the gradient of it, to float32;
+# its "bf16-mixed" would round the positions
+FABRIC_PRECISION = "32-true"
 _MARK = "pesloss.training.launch.RankError: "
 
 
@@ -64,15 +65,14 @@ def launch(trainer: Trainer, function: Callable[..., R], *args: Any) -> R:
 
 
 def make_fabric(trainer: Trainer) -> Fabric:
-    """Devices, processes and precision of a training, not yet launched.
+    """Devices and processes of a training, not yet launched.
 
     Raises:
         ValueError: if ``trainer.devices`` contradicts the launcher.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     process = started_by_launcher()
-    precision = FABRIC_PRECISION[trainer.precision]
-    shared: dict[str, Any] = {"accelerator": trainer.accelerator, "precision": precision}
+    shared: dict[str, Any] = {"accelerator": trainer.accelerator, "precision": FABRIC_PRECISION}
     if process is None:
         strategy = _together("spawn") if trainer.devices > 1 else "auto"
         return Fabric(**shared, devices=trainer.devices, strategy=strategy, plugins=[LightningEnvironment()])

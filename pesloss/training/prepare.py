@@ -16,6 +16,8 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from pesloss import build, checkpoint
+from pesloss.checks import Report, Subject, cheap, check
+from pesloss.checks.rendering import rich_table, tell
 from pesloss.data import LoadedData, Packed
 from pesloss.losses import PROPERTIES, TotalLoss
 from pesloss.losses.batch import atom_counts
@@ -23,7 +25,8 @@ from pesloss.models import Network, Potential
 from pesloss.models.derived import compared_by, derived_by
 from pesloss.models.potential import DERIVATIVES
 from pesloss.names import unknown
-from pesloss.training.console import datasets_table, terms_table
+from pesloss.training.about import of_data
+from pesloss.training.console import datasets_table, terms_table, watched_reading
 from pesloss.training.fit import Fit
 from pesloss.training.loggers import Loggers
 from pesloss.training.metrics import MeanPredictor
@@ -35,7 +38,7 @@ Config = Mapping[str, Any]
 
 
 def prepare(
-    config: Config, fabric: Fabric, folder: Path, console: Console, overrides: Sequence[str] = ()
+    config: Config, fabric: Fabric, folder: Path, console: Console, overrides: Sequence[str] | None = None
 ) -> Fit:
     """Build what a config describes: loss first, since it decides which labels and derivatives are needed.
 
@@ -46,11 +49,12 @@ def prepare(
         fabric: devices and ranks, launched.
         folder: where the run writes; it exists.
         console: where to say what was found.
-        overrides: what the command line has changed in the config, for whoever resumes the run.
+        overrides: what the command line has changed in the config, for whoever resumes the run;
+            ``None`` if there was none.
 
     Raises:
-        ValueError: if a term of the loss has no label, a weight names an unknown group, or the folder holds a
-            training and the config does not say what to do with it.
+        ValueError: if a check finds what would make the training wrong, a weight names an unknown group, or
+            the folder holds a training and the config does not say what to do with it.
         BuildError: if a node of the config describes no object.
         CheckpointError: if a training cannot be continued.
     """
@@ -59,11 +63,13 @@ def prepare(
     trainer: Trainer = build(config["trainer"])
     loss: TotalLoss = build(config["loss"])
     torch.manual_seed(config["seed"])
-    heads = _heads(loss)
+    heads = heads_of(loss)
     model = build(config["model"], heads=heads).to(trainer.dtype)
     check_precision(trainer, model)
-    data: LoadedData = build(config["data"]).load(loss.labels, model.cutoff, trainer.dtype)
-    check_labels(loss, data)
+    with watched_reading(console, silent=not fabric.is_global_zero):
+        data: LoadedData = build(config["data"]).load(loss.labels, model.cutoff, trainer.dtype)
+    check_groups(loss, data)
+    report = checked(loss, data, config.get("check", True))
     loss.pre_fit(data.train.chunks([*loss.labels, "numbers", "cell", "pbc"]))
     model.set_scale(energy_scale(data.train))
     potential = Potential(model, derived_by(loss, model))
@@ -73,6 +79,7 @@ def prepare(
     compared = compared_by(loss, potential)
     if fabric.is_global_zero:
         _introduce(console, fabric, loss, data, potential)
+        _warn(console, report)
     fit = Fit(
         trainer,
         fabric,
@@ -85,13 +92,15 @@ def prepare(
         folder=folder,
         about={
             "config": dict(config),
-            "overrides": list(overrides),
+            "overrides": None if overrides is None else list(overrides),
             "heads": heads,
             "properties": [asdict(prop) for prop in compared.values()],
             "references": data.references.as_dict(),
             "means": MeanPredictor.fit(compared, data.train.chunks(compared)).means,
             "elements": elements(data.train),
             "data": data.fingerprint,
+            "parameters": sum(parameter.numel() for parameter in potential.parameters()),
+            **of_data(data, loss.labels),
             "versions": _versions(),
         },
         seed=config["seed"],
@@ -120,24 +129,29 @@ def check_precision(trainer: Trainer, model: Network) -> None:
         )
 
 
-def check_labels(loss: TotalLoss, data: LoadedData) -> None:
-    """Every term of the loss has something to learn from, and every weighted group exists.
+def check_groups(loss: TotalLoss, data: LoadedData) -> None:
+    """Every group of structures that the loss weighs exists.
 
     Raises:
-        ValueError: naming the property without labels and what lay unread, or the unknown group.
+        ValueError: naming the unknown group.
     """
-    for name in loss.labels:
-        if name not in data.train.labelled:
-            raise ValueError(
-                f"The loss has a term for '{name}', but no training structure has a label for it.\n"
-                f"{data.report}\nName its key with +data.keys.{name}=..., or remove the term with "
-                f"loss.weights.{name}=0."
-            )
     known = {"config_type": data.config_types, "dataset": data.datasets}
     for key, names in loss.group_weights.items():
         for name in names:
             if name not in known[key]:
                 raise ValueError(f"loss.{key}_weights: {unknown(key, name, known[key])}")
+
+
+def checked(loss: TotalLoss, data: LoadedData, wish: bool) -> Report:
+    """What the cheap checks say of a loss and its data; nothing if nobody wants to know.
+
+    Raises:
+        ValueError: if the training would be wrong for certain.
+    """
+    report = check(Subject(loss, data), cheap() if wish else [])
+    if report.errors:
+        raise ValueError("\n".join(finding.message for finding in report.errors))
+    return report
 
 
 def energy_scale(train: Packed) -> float:
@@ -178,7 +192,7 @@ def _tell(console: Console, fit: Fit, notes: Sequence[str]) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _heads(loss: TotalLoss) -> list[str | dict[str, Any]]:
+def heads_of(loss: TotalLoss) -> list[str | dict[str, Any]]:
     """What the network itself must predict, as plain data; derivatives follow from its energy."""
     own = {name: prop for name, prop in loss.required.items() if name not in ("energy", *DERIVATIVES)}
     return ["energy", *(name if PROPERTIES.get(name) == prop else asdict(prop) for name, prop in own.items())]
@@ -198,6 +212,14 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "a checkout"
+
+
+def _warn(console: Console, report: Report) -> None:
+    """What the checks have found, but for what is merely worth knowing."""
+    for table in report.tables:
+        console.print(rich_table(table))
+    for finding in report.of_level("warning"):
+        tell(finding, console)
 
 
 def _introduce(

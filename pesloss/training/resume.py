@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,12 +13,16 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pesloss import checkpoint
 from pesloss.checkpoint import BEST, LAST, CheckpointError
-from pesloss.training.fit import Fit
+from pesloss.checks.postmortem import set_random
+from pesloss.description import flat
 from pesloss.training.state import Progress, order
+
+if TYPE_CHECKING:
+    from pesloss.training.fit import Fit
 
 State = Mapping[str, Any]
 
-IGNORED = ("resume", "logger", "name")
+IGNORED = ("resume", "logger", "name", "check")
 """Parts of a config that no step depends on."""
 
 
@@ -35,21 +39,31 @@ def resume(fit: Fit) -> list[str]:
         CheckpointError: if the checkpoint cannot be read, or the model does not fit it.
     """
     state = checkpoint.read(fit.folder / LAST)
-    if missing := {"config", "weights", "optimizer", "progress", "order"} - set(state):
+    if missing := {"config", "weights", "optimizer", "progress", "order", "metrics"} - set(state):
         raise CheckpointError(
             f"{fit.folder / LAST} is not a checkpoint that can be resumed: it has no {sorted(missing)}."
         )
-    changed = changes(state["config"], fit.about["config"])
-    fit.progress = Progress.of(state["progress"])
-    return [
-        *(f"changed: {change}" for change in changed.values()),
-        *_model(fit, state),
-        *_loss(fit, state),
-        *_optimizer(fit, state, changed),
-        *_order(fit, state),
-        *_best(fit, state),
-        *_random(fit, state),
-    ]
+    with checkpoint.understood(fit.folder / LAST):
+        changed = changes(state["config"], fit.about["config"])
+        fit.progress = Progress.of(state["progress"])
+        fit.validated = dict(state["metrics"])
+        return [
+            *(f"changed: {change}" for change in changed.values()),
+            *_model(fit, state),
+            *_loss(fit, state),
+            *_optimizer(fit, state, changed),
+            *_guard(fit, state, changed),
+            *_order(fit, state),
+            *_best(fit, state),
+            *_random(fit, state),
+        ]
+
+
+def return_to(fit: Fit, state: State) -> None:
+    """Weights, their average, loss and optimizer as they were in a checkpoint of the same training."""
+    _model(fit, state)
+    _loss(fit, state)
+    _optimizer(fit, state, {})
 
 
 def changes(old: State, new: State) -> dict[str, str]:
@@ -59,20 +73,13 @@ def changes(old: State, new: State) -> dict[str, str]:
         >>> changes({"loss": {"weight": 1.0}, "seed": 0}, {"loss": {"weight": 2.0}, "seed": 0})
         {'loss.weight': 'loss.weight: 1.0 -> 2.0'}
     """
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     names = [name for name in {**before, **after} if name.split(".")[0] not in IGNORED]
     return {
         name: f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
         for name in names
-        if before.get(name, _flat) != after.get(name, _flat)
+        if before.get(name, flat) != after.get(name, flat)
     }
-
-
-def _flat(config: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(config, Mapping):
-        return {name: config}
-    prefix = f"{name}." if name else ""
-    return {key: value for part in config for key, value in _flat(config[part], f"{prefix}{part}").items()}
 
 
 def _any(changed: Mapping[str, str], *groups: str) -> bool:
@@ -154,9 +161,8 @@ def _optimizer(fit: Fit, state: State, changed: Mapping[str, str]) -> list[str]:
 
 def _settings(optimizer: State) -> list[dict[str, Any]]:
     """What the config says of each group of parameters; a schedule changes their learning rate."""
-    groups = optimizer["param_groups"]
-    hidden = [{"params", "lr"} if "initial_lr" in group else {"params"} for group in groups]
-    return [{k: v for k, v in group.items() if k not in h} for group, h in zip(groups, hidden, strict=True)]
+    hidden = ("params", "lr")
+    return [{k: v for k, v in group.items() if k not in hidden} for group in optimizer["param_groups"]]
 
 
 def _follow(fit: Fit) -> list[str]:
@@ -192,13 +198,20 @@ def _moments(fit: Fit, fresh: State, state: State) -> dict[int, Any]:
     return moments
 
 
+def _guard(fit: Fit, state: State, changed: Mapping[str, str]) -> list[str]:
+    """What lengths of gradients are usual, unless it is the gradient of another loss."""
+    if not _any(changed, "loss", "weighting"):
+        fit.guard.load(state["guard"])
+    return []
+
+
 def _order(fit: Fit, state: State) -> list[str]:
     now = order(fit)
     if now == state["order"]:
         return []
     told = [name for name, value in now.items() if value != state["order"].get(name)]
     steps = fit.progress.steps
-    fit.progress.steps, fit.progress.loss = 0, 0.0
+    fit.progress.steps, fit.progress.taken, fit.progress.loss = 0, 0, 0.0
     again = f", so that {steps} steps of the epoch under way are taken again" if steps else ""
     return [f"the order of the structures has changed ({', '.join(told)}){again}"]
 
@@ -218,10 +231,7 @@ def _best(fit: Fit, state: State) -> list[str]:
 def _random(fit: Fit, state: State) -> list[str]:
     if len(state["random"]) != fit.fabric.world_size:
         return [f"the number of processes was {len(state['random'])} and is {fit.fabric.world_size}"]
-    mine = state["random"][fit.fabric.global_rank]
-    torch.set_rng_state(mine["cpu"])
-    if "cuda" in mine and fit.fabric.device.type == "cuda":
-        torch.cuda.set_rng_state(mine["cuda"], fit.fabric.device)
+    set_random(state["random"][fit.fabric.global_rank], fit.fabric.device)
     return []
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+
+from pesloss.checks.postmortem import random_state
+from pesloss.training.about import of_loss
 
 if TYPE_CHECKING:
     from pesloss.training.fit import Fit
@@ -21,9 +23,13 @@ class Progress:
 
     Args:
         epochs: that are done.
-        steps: of the epoch under way that are done.
+        steps: of the epoch under way that are done, or skipped.
+        taken: those that were not skipped.
         loss: sum of their losses.
         step: optimizer steps in all.
+        skipped: steps that were skipped or followed by a return to the last checkpoint, in all.
+        bad: how many of these there were in a row.
+        written: how many bad steps were written down.
         best_epoch: with the best score so far, 0 before the first.
         best_score: ``None`` without validation structures.
         seconds: time that was spent on training.
@@ -31,8 +37,12 @@ class Progress:
 
     epochs: int = 0
     steps: int = 0
+    taken: int = 0
     loss: float = 0.0
     step: int = 0
+    skipped: int = 0
+    bad: int = 0
+    written: int = 0
     best_epoch: int = 0
     best_score: float | None = None
     seconds: float = 0.0
@@ -44,8 +54,14 @@ class Progress:
 
 
 def usable(fit: Fit) -> dict[str, Any]:
-    """The model that is evaluated, and what it is: config, properties, references."""
-    return {**fit.about, "model": _detached(fit.evaluated), "progress": asdict(fit.progress)}
+    """The model that is evaluated, and what it is: config, properties, references, formula, errors."""
+    return {
+        **fit.about,
+        "model": _detached(fit.evaluated),
+        "progress": asdict(fit.progress),
+        "formula": of_loss(fit.loss),
+        "metrics": fit.validated,
+    }
 
 
 def resumable(fit: Fit) -> dict[str, Any]:
@@ -57,6 +73,7 @@ def resumable(fit: Fit) -> dict[str, Any]:
         "loss": fit.loss.state_dict(),
         "optimizer": fit.optimizer.state_dict(),
         "scheduler": None if fit.scheduler is None else fit.scheduler.state_dict(),
+        "guard": fit.guard.state(),
         "order": order(fit),
         "score": fit.score,
     }
@@ -74,9 +91,7 @@ def order(fit: Fit) -> dict[str, Any]:
 
 def random_states(fabric: Fabric) -> list[dict[str, Tensor]]:
     """Random states of each rank, in their order."""
-    mine = {"cpu": torch.get_rng_state()}
-    if fabric.device.type == "cuda":
-        mine["cuda"] = torch.cuda.get_rng_state(fabric.device)
+    mine = random_state(fabric.device)
     if fabric.world_size == 1:
         return [mine]
     found: list[Any] = [None] * fabric.world_size

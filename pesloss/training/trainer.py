@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,10 @@ from pesloss.training.metrics import default_score, scores
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.float32}
 """Floating type of structures and weights; in ``bfloat16`` only the products of matrices are."""
 
-_COUNTS = ("epochs", "accumulate", "eval_batch_size", "devices")
-_OPTIONAL_COUNTS = ("batch_size", "max_atoms", "max_edges", "patience", "threads")
+POLICIES = ("stop", "skip", "roll_back")
+
+_COUNTS = ("epochs", "accumulate", "eval_batch_size", "max_bad_steps", "balance_batches", "devices")
+_OPTIONAL_COUNTS = ("batch_size", "max_atoms", "max_edges", "patience", "balance_every", "threads")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class Trainer:
         patience: epochs without a better score after which the training stops; ``None`` for never.
         max_time: time after which the run stops, saved so that it can be resumed: ``hh:mm:ss`` or seconds.
         save_minutes: time between checkpoints within an epoch; there is one after each epoch anyway.
+        on_nonfinite: what follows a loss or gradient that is NaN or infinite: ``stop``, ``skip`` the step as
+            if its batch did not exist, or ``roll_back`` to the last checkpoint and go on with the next batch.
+        max_bad_steps: steps in a row that may be skipped or rolled back before the training stops.
+        spike_factor: a gradient so many times as long as the median of the last 200 is a spike; ``None`` for
+            no limit.
+        on_spike: what follows a spike: ``warn``, ``skip``, ``roll_back`` or ``stop``.
+        balance_after: optimizer steps after which to tell which terms and structures the training follows,
+            see :func:`pesloss.checks.balance.balance`; ``()`` for none.
+        balance_every: the same every so many steps.
+        balance_batches: batches of the training to tell it of, the same every time.
         precision: ``float32``, ``float64``, or ``bfloat16`` for matrix products of models that allow it.
         compile: whether the model is compiled; its first steps then take a minute, the others less.
         accelerator: as Lightning Fabric takes it, ``auto``, ``cpu``, ``cuda``.
@@ -63,6 +75,13 @@ class Trainer:
     patience: int | None = None
     max_time: str | float | None = None
     save_minutes: float = 10.0
+    on_nonfinite: str = "stop"
+    max_bad_steps: int = 10
+    spike_factor: float | None = None
+    on_spike: str = "warn"
+    balance_after: Sequence[int] = (100,)
+    balance_every: int | None = None
+    balance_batches: int = 4
     precision: str = "float32"
     compile: bool = False
     accelerator: str = "auto"
@@ -75,6 +94,8 @@ class Trainer:
             _check_count(name, getattr(self, name), optional=name in _OPTIONAL_COUNTS)
         for name in ("warmup_steps", "workers"):
             _check_count(name, getattr(self, name), least=0)
+        for step in self.balance_after:
+            _check_count("balance_after", step)
         if (self.batch_size is None) == (self.max_atoms is None and self.max_edges is None):
             raise ValueError(
                 "A batch is either of a number of structures (batch_size) or as large as a budget allows "
@@ -87,10 +108,33 @@ class Trainer:
             raise ValueError(f"ema_decay must lie between 0 and 1, or be null, got {self.ema_decay}.")
         if not self.save_minutes >= 0:
             raise ValueError(f"save_minutes must not be negative, got {self.save_minutes}.")
+        self._check_guard()
         if self.precision not in DTYPES:
             raise ValueError(unknown("precision", self.precision, DTYPES))
         if self.max_time is not None:
             seconds(self.max_time)
+
+    def _check_guard(self) -> None:
+        for name, policies in (("on_nonfinite", POLICIES), ("on_spike", ("warn", *POLICIES))):
+            if getattr(self, name) not in policies:
+                raise ValueError(f"{name}: {unknown('policy', getattr(self, name), policies)}")
+        if self.spike_factor is not None and not 1 < self.spike_factor < float("inf"):
+            raise ValueError(f"spike_factor must be larger than 1, or be null, got {self.spike_factor}.")
+        if self.spike_factor is None and self.on_spike != "warn":
+            raise ValueError(
+                f"on_spike={self.on_spike} does nothing without spike_factor; 10 is a good one to begin with."
+            )
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether a step may be left out."""
+        return not {self.on_nonfinite, self.on_spike} <= {"stop", "warn"}
+
+    def is_balanced(self, step: int) -> bool:
+        """Whether to tell of the balance after so many steps."""
+        return step in self.balance_after or (
+            self.balance_every is not None and step % self.balance_every == 0
+        )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from pesloss.data.reading.units import DIMENSIONS, Powers, Scale, Unit, as_unit, scale
+from pesloss.data.reading.units import Scale, scale
 from pesloss.losses.properties import Property
+from pesloss.units import DIMENSIONS, Powers, Unit, as_unit
 
 ASE_UNITS: Mapping[str, str] = {"energy": "eV", "length": "Å", "charge": "e"}
 BASES: Mapping[str, Powers] = {

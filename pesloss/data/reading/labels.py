@@ -36,6 +36,9 @@ PARTNERS: Mapping[str, str] = {"stress": "virial", "virial": "stress"}
 
 ASE_ORDER = voigt_index(VOIGT_ASE)
 
+SIX_NUMBERS = "six numbers as "
+"""Before the order of a symmetric tensor, in the account of what was done to a file's numbers."""
+
 
 def usual_places(prop: Property) -> list[Place]:
     """Where a property usually stands: results, ``info`` (structures) or ``arrays`` (atoms), ``data``."""

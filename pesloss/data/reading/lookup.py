@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from pesloss.data.reading.files import File
 from pesloss.data.reading.formats.base import DATA, Frame, Place
 from pesloss.data.reading.geometry import volume
 from pesloss.data.reading.labels import (
+    SIX_NUMBERS,
     as_label,
     candidates,
     conversion,
@@ -24,6 +25,9 @@ from pesloss.data.reading.labels import (
     key_places,
     spellings,
 )
+from pesloss.data.reading.partners import Pair, Side
+from pesloss.data.reading.report import Unused
+from pesloss.data.reading.shapes import in_words, of_shape
 from pesloss.data.reading.units import Scale
 from pesloss.data.reading.voigt import voigt_index
 from pesloss.data.reading.weights import Spread, as_weight, spreads, weight_places
@@ -43,12 +47,14 @@ class Label:
         own: what stands in the file: the same, or its partner.
         scales: place -> what its numbers are multiplied with, the sign included.
         voigt: order of the six numbers of a symmetric tensor.
+        partner: the other of stress and virial, if that stands there too, which has to say the same.
     """
 
     prop: Property
     own: Property
     scales: Mapping[Place, Scale]
     voigt: str
+    partner: Label | None = None
 
     @cached_property
     def _order(self) -> Int64[np.ndarray, "3 3"]:
@@ -68,11 +74,12 @@ class Label:
             cell: its lattice vectors in Å.
 
         Raises:
-            ValueError: if the label makes no sense, if two places disagree, or if a stress has no volume.
+            ValueError: if the label makes no sense, if two places disagree, if stress and virial contradict
+                each other, or if a stress has no volume.
         """
-        place, value = _only(
-            self.own.name, [(place, self._value(frame, place, scale)) for place, scale in self.scales.items()]
-        )
+        place, value = self._found(frame)
+        if self.partner is not None:
+            self._check_partner(self.partner, frame, volume(cell))
         if "stress" not in (self.prop.name, self.own.name):
             return value
         size = volume(cell)
@@ -82,6 +89,20 @@ class Label:
                 "a stress exists for a cell of three lattice vectors only."
             )
         return value if self.own is self.prop else converted(value, self.prop.name, size)
+
+    def _found(self, frame: Frame) -> tuple[Place, Float64[np.ndarray, "..."]]:
+        values = [(place, self._value(frame, place, scale)) for place, scale in self.scales.items()]
+        return _only(self.own.name, values)
+
+    def _check_partner(self, partner: Label, frame: Frame, size: float) -> None:
+        if size > 0:
+            Pair(self._side(frame, size), partner._side(frame, size), len(frame.numbers), size).check()
+
+    def _side(self, frame: Frame, size: float) -> Side:
+        """What it says of the stress."""
+        place, value = self._found(frame)
+        stress = value if self.own.name == "stress" else converted(value, "stress", size)
+        return Side(self.own.name, str(place), stress, np.shape(_at(place, frame)) == (6,), self.voigt)
 
     def _value(self, frame: Frame, place: Place, scale: Scale) -> Float64[np.ndarray, "..."]:
         num_atoms = len(frame.numbers)
@@ -130,20 +151,21 @@ class Plan:
         labels: by property.
         weights: by name.
         length: of positions and cell, to Å.
-        seen: where there is anything.
+        seen: where there is anything, and what, in words.
         uses: number of structures read by it.
     """
 
     labels: Mapping[str, Label]
     weights: Mapping[str, Weight]
     length: Scale
-    seen: frozenset[Place]
+    seen: Mapping[Place, str]
     uses: int = 0
 
     @property
     def used(self) -> set[Place]:
         """Where something was read from."""
-        places = {place for label in self.labels.values() for place in label.scales}
+        labels = [one for label in self.labels.values() for one in (label, label.partner) if one]
+        places = {place for label in labels for place in label.scales}
         return places | {place for weight in self.weights.values() for place in weight.places}
 
 
@@ -174,6 +196,17 @@ class Lookup:
         """Where any structure has anything."""
         return {place for plan in self.plans.values() for place in plan.seen}
 
+    def all_seen(self) -> dict[Place, Unused]:
+        """What any structure has, read or not, in the order of the places."""
+        counts: dict[Place, Counter[str]] = defaultdict(Counter)
+        for plan in self.plans.values():
+            for place, shape in plan.seen.items():
+                counts[place][shape] += plan.uses
+        return {
+            place: Unused(*place, found.total(), found.most_common(1)[0][0])
+            for place, found in sorted(counts.items())
+        }
+
     def sources(self, name: str) -> dict[str, int]:
         """Where a label or a weight came from, and how often."""
         counts: Counter[str] = Counter()
@@ -192,13 +225,15 @@ class Lookup:
         return {name: words for name, words in found.items() if words}
 
     def _plan(self, frame: Frame) -> Plan:
-        here = [
-            Place(where, str(key))
+        num_atoms = len(frame.numbers)
+        here = {
+            Place(where, str(key)): value
             for where, values in frame.content.items()
             for key, value in values.items()
             if value is not None
-        ]
-        seen = frozenset(here) | {Place(DATA, key) for key in frame.unread}
+        }
+        seen = {place: in_words(place, value, num_atoms) for place, value in here.items()}
+        seen |= {Place(DATA, key): of_shape(shape, num_atoms) for key, shape in frame.unread}
         labels = {name: self._label(prop, frame, seen) for name, prop in self.properties.items()}
         weights = {name: self._weight(name, places, seen) for name, places in self._weight_places.items()}
         return Plan(
@@ -208,14 +243,17 @@ class Lookup:
             seen=seen,
         )
 
-    def _label(self, prop: Property, frame: Frame, seen: frozenset[Place]) -> Label | None:
-        """Under the property's own name, else from its partner's."""
-        for own in spellings(prop, self.file.keys):
-            own = prop if own.name == prop.name else own
-            if places := [place for place in candidates(own, self.file.keys) if place in seen]:
-                scales = {place: self._scale(own, frame.units.get(place.key)) for place in places}
-                return Label(prop, own, scales, self.file.voigt or VOIGT_ASE)
-        return None
+    def _label(self, prop: Property, frame: Frame, seen: Collection[Place]) -> Label | None:
+        """Under the property's own name, else from its partner's; if both are there, they have to agree."""
+        both = [self._spelt(prop, own, frame, seen) for own in spellings(prop, self.file.keys)]
+        found = [label for label in both if label]
+        return replace(found[0], partner=found[1] if len(found) > 1 else None) if found else None
+
+    def _spelt(self, prop: Property, own: Property, frame: Frame, seen: Collection[Place]) -> Label | None:
+        own = prop if own.name == prop.name else own
+        places = [place for place in candidates(own, self.file.keys) if place in seen]
+        scales = {place: self._scale(own, frame.units.get(place.key)) for place in places}
+        return Label(prop, own, scales, self.file.voigt or VOIGT_ASE) if scales else None
 
     def _scale(self, prop: Property, stated: str | None) -> Scale:
         found = self.conversions.of(prop, stated)
@@ -225,7 +263,7 @@ class Lookup:
     def _weight_places(self) -> Mapping[str, Sequence[Place]]:
         return weight_places(self.properties)
 
-    def _weight(self, name: str, usual: Sequence[Place], seen: frozenset[Place]) -> Weight | None:
+    def _weight(self, name: str, usual: Sequence[Place], seen: Collection[Place]) -> Weight | None:
         places = key_places(self.file.keys[name]) if name in self.file.keys else usual
         if found := [place for place in places if place in seen]:
             return Weight(name, found, spreads(name, self.properties))
@@ -261,7 +299,7 @@ def _change(label: Label, signs: Mapping[str, int]) -> str:
     sign = signs.get(label.own.name, 1)
     words = [_words(replace(scale, factor=scale.factor * sign))]
     words += ["sign −1"] * (sign == -1)
-    words += [f"six numbers as {label.voigt}"] * (is_voigt(label.own) and label.voigt != VOIGT_ASE)
+    words += [f"{SIX_NUMBERS}{label.voigt}"] * (is_voigt(label.own) and label.voigt != VOIGT_ASE)
     return ", ".join(word for word in words if word)
 
 

@@ -114,7 +114,7 @@ class Reader:
             num_atoms=count.atoms,
             properties=tuple(self._found(prop, lookup) for prop in self.properties.values()),
             weights={name: lookup.sources(name) for name in sorted(weights)},
-            unused=tuple(str(place) for place in sorted(lookup.seen - used)),
+            unused=tuple(one for place, one in lookup.all_seen().items() if place not in used),
             ignored=dict(count.ignored),
             changes=lookup.changes(),
         )

@@ -32,6 +32,37 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Unused:
+    """A place in a file that nothing was read from; a misnamed label shows here.
+
+    Args:
+        where: ``calculator results``, ``info``, ``arrays`` or ``data``.
+        key: what it is called there.
+        structures: number of structures that have it.
+        shape: what stands there, in words; empty if the file was not asked.
+    """
+
+    where: str
+    key: str
+    structures: int
+    shape: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, in words.
+
+        Example:
+            >>> Unused("arrays", "F", 214, "3 numbers an atom").place
+            "arrays 'F'"
+        """
+        return f"{self.where} '{self.key}'"
+
+    def __str__(self) -> str:
+        about = f"{self.structures} structure{'s' if self.structures != 1 else ''}"
+        return f"{self.place} ({self.shape + ', ' if self.shape else ''}{about})"
+
+
+@dataclass(frozen=True)
 class FileReport:
     """What was found in one file.
 
@@ -42,7 +73,7 @@ class FileReport:
         num_atoms: number of atoms of all of them.
         properties: one entry for each property asked for.
         weights: kind of weight -> place in the file -> number of structures.
-        unused: places in the file that nothing was read from; a misnamed label shows here.
+        unused: what lay there and was not read.
         ignored: what the file holds and pesloss has no use for -> number of structures.
         changes: quantity -> what was done to its numbers: unit, sign, order.
     """
@@ -53,7 +84,7 @@ class FileReport:
     num_atoms: int
     properties: tuple[Found, ...]
     weights: Mapping[str, Mapping[str, int]]
-    unused: tuple[str, ...]
+    unused: tuple[Unused, ...]
     ignored: Mapping[str, int]
     changes: Mapping[str, str] = field(default_factory=dict)
 
@@ -65,7 +96,7 @@ class FileReport:
             *(f"  {name}: {', '.join(places)}" for name, places in self.weights.items()),
         ]
         lines += [f"  {name}: {words}" for name, words in self.changes.items()]
-        lines += [f"  unused: {', '.join(self.unused)}"] if self.unused else []
+        lines += [f"  unused: {', '.join(map(str, self.unused))}"] if self.unused else []
         lines += [f"  ignored: {what} ({count} structures)" for what, count in self.ignored.items()]
         return "\n".join(lines)
 

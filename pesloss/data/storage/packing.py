@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pesloss.data.neighbors import Neighbors
+from pesloss.data.progress import counted
 from pesloss.data.reading.files import File
 from pesloss.data.reading.geometry import MIN_DISTANCE
 from pesloss.data.reading.reader import Reader, check_keys
@@ -87,7 +88,7 @@ class Packing:
         neighbors = Neighbors(self.cutoff)
         with closing(Writer(self.properties, neighbors, folder, min_distance=self.min_distance)) as writer:
             for file, reader in zip(self.files, readers, strict=True):
-                for structure in reader:
+                for structure in counted(reader, str(file)):
                     writer.append(structure, self._group(file, structure))
             check_keys(readers)
             return writer.finish(Report(tuple(reader.report for reader in readers)))

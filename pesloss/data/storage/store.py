@@ -15,7 +15,7 @@ from jaxtyping import Int8, Int32, Int64
 
 from pesloss.data.neighbors import Neighbors
 from pesloss.data.reading.geometry import MIN_DISTANCE, check_distances
-from pesloss.data.reading.report import FileReport, Found, Report
+from pesloss.data.reading.report import FileReport, Found, Report, Unused
 from pesloss.data.reading.structures import Structure, source
 from pesloss.data.storage.columns import Column, mapped
 from pesloss.losses.batch import group_code
@@ -312,4 +312,5 @@ def _words(structure: Structure, shift: Int32[np.ndarray, "edges 3"]) -> Int8[np
 
 def _file_report(about: Mapping[str, Any]) -> FileReport:
     found = tuple(Found(**one) for one in about["properties"])
-    return FileReport(**{**about, "properties": found, "unused": tuple(about["unused"])})
+    unused = tuple(Unused(**one) for one in about["unused"])
+    return FileReport(**{**about, "properties": found, "unused": unused})

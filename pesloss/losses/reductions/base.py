@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
@@ -97,6 +98,10 @@ class Reduction(nn.Module, ABC):
         """Sum of the weighted costs; costs that do not count are zero."""
 
     @abstractmethod
+    def by_row(self, costs: Float[Tensor, "rows *cost"], entries: Entries) -> Float[Tensor, "rows channels"]:
+        """What each row adds to the sums of costs; 0 to those that only count."""
+
+    @abstractmethod
     def count(self, entries: Entries) -> Num[Tensor, "channels"]:
         """What the sum is divided by."""
 
@@ -105,8 +110,10 @@ class Reduction(nn.Module, ABC):
         """Value of the term; 0 if nothing counted."""
 
     def slope(self, sums: Channels, counts: Channels) -> Channels:
-        """Derivative of the value with respect to the sum, for reductions that are not linear."""
-        raise NotImplementedError
+        """Derivative of the value with respect to the sum."""
+        if self.is_mean:
+            return mean(torch.ones_like(sums), counts)
+        return torch.func.grad(self.value)(sums, counts)
 
     def factors(self, entries: Entries) -> Float[Tensor, "rows"] | None:
         """What each row's costs enter the sum with, for reductions that are ``explicit``; ``None`` for 1."""

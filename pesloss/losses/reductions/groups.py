@@ -57,6 +57,11 @@ class Grouped(Reduction, ABC):
         per_row = flat_rows(costs).sum(1)
         return sum_over_atoms(per_row, self._channel(entries, per_row.shape[0]), self.channels)
 
+    def by_row(self, costs: Tensor, entries: Entries) -> Tensor:
+        per_row = flat_rows(costs).sum(1, keepdim=True)
+        channel = self._channel(entries, per_row.shape[0])
+        return per_row.new_zeros(per_row.shape[0], self.channels).scatter(1, channel[:, None], per_row)
+
     def count(self, entries: Entries) -> Tensor:
         return self.forward(entries.included.long(), entries)
 

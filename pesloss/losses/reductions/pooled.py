@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pesloss.losses.batch import atom_counts, spread_rows
+from pesloss.losses.batch import atom_counts, flat_rows, spread_rows
 from pesloss.losses.properties import Property
 from pesloss.losses.reductions.base import Entries, Reduction, mean
 from pesloss.names import unknown
@@ -53,6 +53,9 @@ class Pooled(Reduction, ABC):
 
     def forward(self, costs: Tensor, entries: Entries) -> Tensor:
         return costs.sum().reshape(1)
+
+    def by_row(self, costs: Tensor, entries: Entries) -> Tensor:
+        return flat_rows(costs).sum(1, keepdim=True)
 
     def count(self, entries: Entries) -> Tensor:
         if self.denominator == "weights" and entries.weights is not None:

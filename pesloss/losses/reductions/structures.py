@@ -7,7 +7,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from pesloss.losses.batch import flat_rows
 from pesloss.losses.reductions.base import Entries, Reduction, mean
 from pesloss.names import unknown
 
@@ -43,6 +45,10 @@ class PerStructure(Reduction):
         sums = means.sum().reshape(1)
         return torch.cat([sums, (means.detach() != 0).sum().reshape(1)]) if self.by_value else sums
 
+    def by_row(self, costs: Tensor, entries: Entries) -> Tensor:
+        rows = flat_rows(costs).sum(1) * self.factors(entries).to(costs.dtype)
+        return pad(rows[:, None], (0, self.channels - 1))
+
     def factors(self, entries: Entries) -> Tensor:
         labels = entries.labels_by_structure
         return (1 / labels.double().clamp(min=1))[entries.structures(entries.labelled.shape[0])]
@@ -54,9 +60,6 @@ class PerStructure(Reduction):
 
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
         return mean(sums[:1], sums[1:].detach() if self.by_value else counts).sum()
-
-    def slope(self, sums: Tensor, counts: Tensor) -> Tensor:
-        return torch.stack([1 / sums[1].clamp(min=1), torch.zeros_like(sums[1])])
 
     def formula(self, cost: str) -> str:
         return (

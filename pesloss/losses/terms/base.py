@@ -8,10 +8,10 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
-from pesloss.losses.batch import Batch, Channels, Predictions
+from pesloss.losses.batch import Batch, Channels, Predictions, single_structures
 from pesloss.losses.properties import Property
 
 FLOATS = (torch.float32, torch.float64)
@@ -29,12 +29,26 @@ class Counts(NamedTuple):
     labels: Num[Tensor, ""]
 
 
+class RowSums(NamedTuple):
+    """What a batch contributes to the sums of a term, and what each of its rows does.
+
+    Args:
+        sums: of the whole batch.
+        rows: what each row adds to them; 0 to sums that only count.
+        structure: which structure each row belongs to.
+    """
+
+    sums: Float[Tensor, "channels"]
+    rows: Float[Tensor, "rows channels"]
+    structure: Int[Tensor, "rows"]
+
+
 class Term(nn.Module, ABC):
     """One summand of a loss: ``value = sum / count``, times its weight.
 
     ``channels`` is how many sums and counts there are. ``linear`` says whether the value of a whole step is
     the sum of what its batches contribute, ``is_mean`` whether the value is the sum of one channel over its
-    count and nothing else.
+    count and nothing else, ``of_structures`` whether its sums are those of the structures, one by one.
 
     A term may change the batch before the model sees it (``prepare``), look at the model itself (``attach``),
     learn numbers from the training structures (``fit``) and change from step to step (``advance``). With
@@ -50,6 +64,7 @@ class Term(nn.Module, ABC):
     channels: int = 1
     linear: bool = True
     is_mean: bool = False
+    of_structures: bool = True
     needs_fit: bool = False
     monitor: bool = False
 
@@ -79,6 +94,17 @@ class Term(nn.Module, ABC):
         """Sums and denominators of a batch, for terms that find both in less time than one by one."""
         return self(predictions, batch), self.count(batch)
 
+    def by_row(self, predictions: Predictions, batch: Batch) -> RowSums:
+        """Sums row by row. Unless a term knows better, rows are structures, each measured by itself.
+
+        Waits for the device to learn where structures begin.
+        """
+        predicted, cut = single_structures(predictions, batch), single_structures(batch, batch)
+        rows = [self(*one) for one in zip(predicted, cut, strict=True)]
+        sums = self(predictions, batch)
+        structure = torch.arange(len(rows), device=sums.device)
+        return RowSums(sums, torch.stack(rows) if rows else sums.new_zeros(0, self.channels), structure)
+
     def is_explicit(self, predictions: Predictions, batch: Batch) -> bool:
         """Whether ``measure_with_slope`` says all there is to differentiate, and ``channels`` is 1."""
         return False
@@ -103,8 +129,8 @@ class Term(nn.Module, ABC):
         """Value of the term from the sum and count of a whole optimizer step."""
 
     def slope(self, sums: Channels, counts: Channels) -> Channels:
-        """Derivative of the value with respect to the sum, for terms that are not ``linear``."""
-        raise NotImplementedError
+        """Derivative of the value with respect to the sum."""
+        return torch.func.grad(self.value)(sums, counts)
 
     @abstractmethod
     def formula(self) -> str:

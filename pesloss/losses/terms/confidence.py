@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pesloss.losses.batch import Batch, Channels, Predictions, flat_rows
+from pesloss.losses.batch import Batch, Channels, flat_rows
 from pesloss.losses.masks import Mask
 from pesloss.losses.properties import Property
 from pesloss.losses.reductions import Entries, Reduction
@@ -119,14 +119,18 @@ class ConfidenceTerm(ScoredTerm):
         )
         return self.reduction.formula(" ".join(filter(None, [said, self.mask.formula()])))
 
-    def _sums(self, prediction: Tensor, label: Tensor, entries: Entries, predictions: Predictions) -> Tensor:
+    def kept(self, prediction: Tensor, label: Tensor, entries: Entries) -> Entries:
         if self.beyond == "last":
-            return super()._sums(prediction, label, entries, predictions)
+            return entries
         error = _error(prediction.detach(), label)
         within = ~((error > self.edges[-1].to(error.dtype)) & error.isfinite())
-        kept = Entries(entries.labelled & within, entries.weights, entries.rows, entries.batch)
-        sums = super()._sums(prediction, label, kept, predictions)
-        return torch.cat([sums, self.reduction.count(kept).to(sums.dtype)])
+        return Entries(entries.labelled & within, entries.weights, entries.rows, entries.batch)
+
+    def reduced(self, costs: Tensor, entries: Entries) -> Channels:
+        sums = self.reduction(costs, entries)
+        if self.beyond == "last":
+            return sums
+        return torch.cat([sums, self.reduction.count(entries).to(sums.dtype)])
 
     def _counts(self, entries: Entries) -> Counts:
         counts, labels = super()._counts(entries)

@@ -50,7 +50,7 @@ class CurlPenalty(Vanishing):
         seed: of the random signs.
 
     Raises:
-        ValueError: if the property is not a vector of atoms.
+        ValueError: if the property is not a vector of atoms, or ``pair`` no pair of components there are.
         RuntimeError: if the forces cannot be differentiated by the positions.
 
     References:
@@ -74,6 +74,8 @@ class CurlPenalty(Vanishing):
         super().__init__(
             PropertyTerm(curl, penalty=penalty, reduction=reduction, weight=weight, weighted_by=weighted_by)
         )
+        if pair is not None and (len(pair) != 2 or min(pair) < 0):
+            raise ValueError(f"CurlPenalty needs a pair of components of the forces, got {list(pair)}.")
         self.pair = None if pair is None else tuple(pair)
         self.draws = Draws("curl", seed)
 
@@ -98,6 +100,8 @@ class CurlPenalty(Vanishing):
         if self.pair is None:
             return batch
         label = torch.full_like(batch["curl"], float("nan")).flatten()
+        if max(self.pair) >= len(label):
+            raise ValueError(f"pair {self.pair} is of a batch with more than {len(label)} components.")
         label[self.pair[0]] = 0.0
         return {**batch, "curl": label.view(-1, 3)}
 

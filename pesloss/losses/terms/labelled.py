@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pesloss.losses.batch import (
     Batch,
+    Channels,
     Predictions,
     flat_rows,
     num_rows,
@@ -25,7 +26,7 @@ from pesloss.losses.batch import (
 from pesloss.losses.masks import MASKS, Labelled, Mask
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.reductions import REDUCTIONS, Entries, Reduction
-from pesloss.losses.terms.base import FLOATS, Counts, Term, compute_dtype
+from pesloss.losses.terms.base import FLOATS, Counts, RowSums, Term, compute_dtype
 from pesloss.names import part
 
 
@@ -124,6 +125,24 @@ class LabelledTerm(Term):
         entries = self.entries_of(label, batch)
         return self._sums(prediction, label, entries, predictions), self._counts(entries)
 
+    def by_row(self, predictions: Predictions, batch: Batch) -> RowSums:
+        prediction = self.predicted(predictions, batch)
+        label = self.label_of(batch, prediction)
+        entries = self.kept(prediction, label, self.entries_of(label, batch))
+        costs = self._costs(prediction, label, entries, predictions)
+        rows = self.reduction.by_row(costs, entries)
+        sums = self.reduced(costs, entries)
+        only_count = rows.new_zeros(rows.shape[0], self.channels - rows.shape[1])
+        return RowSums(sums, torch.cat([rows, only_count], 1), entries.structures(rows.shape[0]))
+
+    def kept(self, prediction: Tensor, label: Tensor, entries: Entries) -> Entries:
+        """Which entries count, of those that would without looking at the predictions."""
+        return entries
+
+    def reduced(self, costs: Tensor, entries: Entries) -> Channels:
+        """Sums of the costs of entries that are kept, and what else is known with the predictions only."""
+        return self.reduction(costs, entries)
+
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
         return self.reduction.value(sums, counts)
 
@@ -190,10 +209,12 @@ class LabelledTerm(Term):
             )
 
     def _sums(self, prediction: Tensor, label: Tensor, entries: Entries, predictions: Predictions) -> Tensor:
+        entries = self.kept(prediction, label, entries)
+        return self.reduced(self._costs(prediction, label, entries, predictions), entries)
+
+    def _costs(self, prediction: Tensor, label: Tensor, entries: Entries, predictions: Predictions) -> Tensor:
         dtype = compute_dtype(prediction, label)
-        return self.reduction(
-            self.costs(prediction.to(dtype), label.to(dtype), entries, predictions), entries
-        )
+        return self.costs(prediction.to(dtype), label.to(dtype), entries, predictions)
 
     def _counts(self, entries: Entries) -> Counts:
         labels = entries.labels * prod(self.entry) if self.per_row else entries.labels
@@ -252,7 +273,7 @@ class LabelledTerm(Term):
         of_structures = tuple(weight.shape) == (structures,) and key != "atom_weight"
         if of_structures and self.property.rows == "structure":
             return spread_rows(weight, dims)
-        if weight.shape[0] == rows and key != "weight":
+        if weight.dim() and weight.shape[0] == rows and key != "weight":
             if weight.dim() == 1:
                 return spread_rows(weight, dims)
             if not self.per_row and tuple(weight.shape[1:]) == self.entry:

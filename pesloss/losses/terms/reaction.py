@@ -13,6 +13,7 @@ from pesloss.losses.batch import Batch, Predictions, predicted
 from pesloss.losses.penalties import Penalty
 from pesloss.losses.properties import Property, as_property
 from pesloss.losses.reductions import Reduction
+from pesloss.losses.terms.base import RowSums
 from pesloss.losses.terms.property import PropertyTerm
 from pesloss.losses.terms.restated import Restated, entry
 
@@ -93,6 +94,12 @@ class ReactionTerm(Restated):
         label = torch.where(counts, self._labels(batch), torch.nan)
         return {**batch, self.term.property.name: label, "weight": self._weights(batch, members)}
 
+    def by_row(self, predictions: Predictions, batch: Batch) -> RowSums:
+        """A reaction is shared by its members, in equal parts."""
+        sums, rows, structure = super().by_row(predictions, batch)
+        members = _members(batch).to(rows.dtype)
+        return RowSums(sums, members @ rows / members.sum(1, keepdim=True).clamp(min=1), structure)
+
     def formula(self) -> str:
         return f"{self.term.formula()}; {self.term.property.name} = Σᵢ cᵢ {self.property.name}ᵢ of a reaction"
 
@@ -100,7 +107,13 @@ class ReactionTerm(Restated):
         key = self.property.name if self.label is None else self.label
         if key not in batch:
             return torch.full_like(batch["reaction_coefficient"], float("nan"))
-        return _combined(batch[key], batch) if self.label is None else batch[key]
+        label = batch[key]
+        if label.shape != batch["reaction"].shape:
+            raise ValueError(
+                f"'{key}' has shape {tuple(label.shape)}, but reactions are labelled by one number a structure, "
+                f"{tuple(batch['reaction'].shape)}."
+            )
+        return _combined(label, batch) if self.label is None else label
 
     def _weights(self, batch: Batch, members: Bool[Tensor, "s s"]) -> Float[Tensor, "structures"]:
         product = torch.ones_like(batch["reaction_coefficient"])

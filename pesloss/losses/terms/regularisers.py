@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pesloss.losses.batch import Batch, Predictions, num_structures
 from pesloss.losses.properties import Property
-from pesloss.losses.terms.base import Counts, Term
+from pesloss.losses.terms.base import Counts, RowSums, Term
 from pesloss.names import unknown
 
 
@@ -30,6 +30,7 @@ class ModelTerm(Term):
     """
 
     is_mean = True
+    of_structures = False
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(weight)
@@ -50,6 +51,10 @@ class ModelTerm(Term):
         if not self._model:
             raise RuntimeError(f"{type(self).__name__} looks at the model: call loss.attach(model) first.")
         return (_holds_structures(batch) * self.cost(self._model[0])).reshape(1)
+
+    def by_row(self, predictions: Predictions, batch: Batch) -> RowSums:
+        sums = self(predictions, batch)
+        return RowSums(sums, sums.new_zeros(0, self.channels), batch["ptr"].new_zeros(0))
 
     def count(self, batch: Batch) -> Counts:
         one = torch.full((), _holds_structures(batch), device=batch["ptr"].device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pesloss.losses.batch import Batch, Predictions, num_rows
 from pesloss.losses.properties import Property
-from pesloss.losses.terms.base import Counts, Term
+from pesloss.losses.terms.base import Counts, RowSums, Term
 from pesloss.losses.terms.property import PropertyTerm
 
 
@@ -57,6 +57,9 @@ class Restated(Term):
 
     def measure(self, predictions: Predictions, batch: Batch) -> tuple[Tensor, Counts]:
         return self.term.measure(*self._restated(predictions, batch))
+
+    def by_row(self, predictions: Predictions, batch: Batch) -> RowSums:
+        return self.term.by_row(*self._restated(predictions, batch))
 
     def value(self, sums: Tensor, counts: Tensor) -> Tensor:
         return self.term.value(sums, counts)

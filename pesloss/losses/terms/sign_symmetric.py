@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pesloss.arguments import check_arguments
 from pesloss.losses.batch import Batch, Channels, Predictions
 from pesloss.losses.penalties import QuantileHuber
 from pesloss.losses.properties import Property
 from pesloss.losses.reductions import Entries
-from pesloss.losses.terms.base import Counts, Term, compute_dtype
+from pesloss.losses.terms.base import Counts, RowSums, Term, compute_dtype
 from pesloss.losses.terms.property import PropertyTerm
 from pesloss.names import unknown
 
@@ -50,6 +51,7 @@ class SignSymmetricTerm(Term):
         super().__init__(weight)
         if by not in TOGETHER:
             raise ValueError(f"by: {unknown('choice', by, TOGETHER)}")
+        check_arguments(PropertyTerm, {"property": property, **options}, "a sign-symmetric term")
         self.by, self.term = by, PropertyTerm(property, **options)
         if isinstance(self.term.penalty, QuantileHuber):
             raise ValueError("Penalty 'quantile_huber' follows residuals, of which there are two kinds here.")
@@ -67,15 +69,24 @@ class SignSymmetricTerm(Term):
         return self.term.labels
 
     def forward(self, predictions: Predictions, batch: Batch) -> Channels:
+        costs, entries = self._costs(predictions, batch)
+        return torch.cat([self.term.reduction(each, entries) for each in costs])
+
+    def by_row(self, predictions: Predictions, batch: Batch) -> RowSums:
+        costs, entries = self._costs(predictions, batch)
+        sums = torch.cat([self.term.reduction(each, entries) for each in costs])
+        rows = torch.cat([self.term.reduction.by_row(each, entries) for each in costs], dim=1)
+        return RowSums(sums, rows, entries.structures(rows.shape[0]))
+
+    def _costs(self, predictions: Predictions, batch: Batch) -> tuple[list[Tensor], Entries]:
+        """Costs of every entry, for each of the sums."""
         prediction = self.term.predicted(predictions, batch)
         label = self.term.label_of(batch, prediction)
         entries = self.term.entries_of(label, batch)
         dtype = compute_dtype(prediction, label)
         prediction, label = prediction.to(dtype), label.to(dtype)
         plain, flipped = (self.term.costs(prediction, sign * label, entries, predictions) for sign in (1, -1))
-        if self.by == "batch":
-            return torch.cat([self.term.reduction(costs, entries) for costs in (plain, flipped)])
-        return self.term.reduction(_smaller(plain, flipped, entries), entries)
+        return [plain, flipped] if self.by == "batch" else [_smaller(plain, flipped, entries)], entries
 
     def count(self, batch: Batch) -> Counts:
         counts, labels = self.term.count(batch)

@@ -48,7 +48,7 @@ class Frame:
         info: what may be asked for by name.
         fixed: atoms that ASE's ``FixAtoms`` holds.
         ignored: what pesloss has no use for.
-        unread: keys whose values nobody wants.
+        unread: keys whose values nobody wants, each with the shape of its entry of this structure.
         units: key (or ``positions``) -> unit that the file states for it.
         name: what the file calls the structure, if anything.
     """
@@ -61,7 +61,7 @@ class Frame:
     info: Mapping[str, Any]
     fixed: np.ndarray | None = None
     ignored: tuple[str, ...] = ()
-    unread: tuple[str, ...] = ()
+    unread: tuple[tuple[str, tuple[int, ...]], ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
 

@@ -73,7 +73,8 @@ class Table:
         self.columns = tuple(key for key in columns if whole or key in wanted)
         fixed = [key for key in others if key not in columns]
         self.constants = tuple(key for key in fixed if math.prod(arrays[key].shape) == 1)
-        self.unread = tuple(key for key in others if key not in (*self.columns, *self.constants))
+        unread = [key for key in others if key not in (*self.columns, *self.constants)]
+        self.unread = tuple((key, self._entry(key, varies=key in columns)) for key in unread)
         self._check_rows(fixed, wanted)
         self.units = dict(units or {})
         if (positions := self.geometry["positions"]) in self.units:
@@ -128,6 +129,10 @@ class Table:
                     f"say where they stand: keys={{'{part}': ...}}."
                 )
         return {part: key for part, key in found.items() if key is not None}
+
+    def _entry(self, key: str, *, varies: bool) -> tuple[int, ...]:
+        """Shape of what one structure has of an array."""
+        return tuple(self.arrays[key].shape)[1 if varies and not self.single else 0 :]
 
     def _varies(self, part: str) -> bool:
         """Whether a part of a structure has a row for each, or is the same for all."""
