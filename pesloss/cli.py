@@ -43,10 +43,10 @@ def hydra_app(
     """Command-line program that composes a config and runs a task with it, once or for every job of a sweep.
 
     It is ``hydra.main`` with other error messages. A mistake of the user's ends in a sentence on stderr and
-    status 1, or the ``status`` of the error, Ctrl-C in status 130; any other error keeps its traceback. In a sweep the error of a job is
-    shown as soon as the job fails, and the job's log file gets the whole traceback. With
-    ``HYDRA_FULL_ERROR=1`` nothing is changed. Of the processes that ``torchrun`` or ``srun`` starts, only the
-    first has an output folder.
+    status 1 (or the ``status`` of the error), Ctrl-C in status 130; any other error keeps its traceback. In a
+    sweep the error of a job is shown as soon as the job fails, and the job's log file gets the whole
+    traceback. With ``HYDRA_FULL_ERROR=1`` nothing is changed. Of the processes that ``torchrun`` or ``srun``
+    starts, only the first has an output folder.
 
     Args:
         task: what to do with the config of one job; its result is what a sweeper optimizes.
@@ -126,8 +126,8 @@ def _overrides(folder: Path) -> list[str]:
     overrides = read(folder / LAST).get("overrides")
     if not isinstance(overrides, list) or not all(isinstance(one, str) for one in overrides):
         raise CheckpointError(
-            f"{folder / LAST} does not tell the command line that its run was started with, as one from Python "
-            "has none: start that program again with resume: true in its config."
+            f"{folder / LAST} does not tell the command line that its run was started with, as one from "
+            "Python has none: start that program again with resume: true in its config."
         )
     return overrides
 

@@ -119,7 +119,7 @@ def test_a_gradient_that_is_not_finite_is_named(tmp_path):
 
 
 def test_a_term_without_labels_is_an_error_before_training(tmp_path):
-    with pytest.raises(ValueError, match=r"term for 'dipole', but no training structure has a label"):
+    with pytest.raises(ValueError, match=r"term 'dipole' of weight 1, but no training structure has a label"):
         prepared(tmp_path / "run", "loss=response")
 
 

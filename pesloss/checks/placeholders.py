@@ -25,7 +25,7 @@ ASYMMETRIC = 1e-3  # of the neighbours' own weight, far above the rounding of co
 
 
 def placeholders(subject: Subject) -> Iterator[Finding]:
-    """Labels that are exactly 0, or all the same, often stand for missing ones and are learned as they are."""
+    """Labels that are exactly 0, or all the same, often stand for missing ones, and are learned."""
     for key, prop in subject.labels.items():
         if prop.name in PROPERTIES and prop.name not in MAY_BE_ZERO:
             yield from _zeros(subject, key, prop)

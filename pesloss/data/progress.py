@@ -17,7 +17,7 @@ _TOLD: ContextVar[Told | None] = ContextVar("told", default=None)
 
 @contextmanager
 def told(listener: Told) -> Iterator[None]:
-    """While this is open, whoever listens is told the file that is read and how many structures it has given."""
+    """While this is open, a listener is told which file is read and how many structures it has given."""
     token = _TOLD.set(listener)
     try:
         yield

@@ -175,7 +175,7 @@ def forces_per_atom(folder: Path) -> Said:
     return building(loss({"forces": {"residual": "per_atom"}}))
 
 
-@broken(8, "nequip!79", "raised", r"Denominator 'atoms' is of structures, but 'forces' is one an? atom")
+@broken(8, "nequip!79", "raised", r"Denominator 'atoms' is of structures, but 'forces' is of atoms")
 def forces_over_the_number_of_atoms(folder: Path) -> Said:
     reduction = {"_target_": "pesloss.Mean", "denominator": "atoms"}
     return building(loss({"forces": {"reduction": reduction}}))

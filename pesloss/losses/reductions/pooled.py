@@ -49,7 +49,7 @@ class Pooled(Reduction, ABC):
 
     def check(self, prop: Property) -> None:
         if self.denominator == "atoms" and prop.rows != "structure":
-            raise ValueError(f"Denominator 'atoms' is of structures, but '{prop.name}' is one a {prop.rows}.")
+            raise ValueError(f"Denominator 'atoms' is of structures, but '{prop.name}' is of {prop.rows}s.")
 
     def forward(self, costs: Tensor, entries: Entries) -> Tensor:
         return costs.sum().reshape(1)

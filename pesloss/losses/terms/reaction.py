@@ -110,8 +110,8 @@ class ReactionTerm(Restated):
         label = batch[key]
         if label.shape != batch["reaction"].shape:
             raise ValueError(
-                f"'{key}' has shape {tuple(label.shape)}, but reactions are labelled by one number a structure, "
-                f"{tuple(batch['reaction'].shape)}."
+                f"'{key}' has shape {tuple(label.shape)}, but reactions are labelled by one number a "
+                f"structure, {tuple(batch['reaction'].shape)}."
             )
         return _combined(label, batch) if self.label is None else label
 
