@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 
 from pesloss.building import BuildError
-from pesloss.plain import check_plain
+from pesloss.safety.plain import check_plain
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 

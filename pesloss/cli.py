@@ -20,10 +20,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pesloss.hydra_targets import checked_configs
 from pesloss.mistakes import explain
 from pesloss.names import visible
 from pesloss.processes import started_by_launcher
+from pesloss.safety.hydra_targets import checked_configs
 from pesloss.units import in_ascii
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -134,7 +134,7 @@ def _overrides(folder: Path) -> list[str]:
 
 def _check_overrides(folder: Path, overrides: Iterable[str]) -> None:
     from pesloss.checkpoint import CheckpointError
-    from pesloss.overrides import objection
+    from pesloss.safety.overrides import objection
 
     for override in overrides:
         if reason := objection(override):

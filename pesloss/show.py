@@ -29,7 +29,7 @@ def show(paths: Sequence[str], *, format: str = "text", command: bool = False) -
     # torch waits until it is needed: --help is answered without it
     from pesloss import description
     from pesloss.checkpoint import located, read
-    from pesloss.typeset import FORMATS
+    from pesloss.description.typeset import FORMATS
 
     if len(paths) > 2:
         raise ValueError(f"At most two checkpoints are compared, got {len(paths)}.")

@@ -14,9 +14,9 @@ import torch
 
 from pesloss import checkpoint
 from pesloss.checkpoint import BEST, LAST, CheckpointError
+from pesloss.description.typeset import FORMATS, LATEX, Section
 from pesloss.losses.formulas import formulas
 from pesloss.show import main, show
-from pesloss.typeset import FORMATS, LATEX, Section
 from tests import files
 from tests import trained as toy
 from tests.parts import LOSSES

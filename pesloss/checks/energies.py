@@ -26,6 +26,7 @@ what is higher than free atoms, or than crystals of the elements by so much, nob
 DEEPEST_ELEMENT, HIGHEST_ELEMENT = -25.0, 8.0
 """The same for the share of one element, which least squares move from element to element of a compound."""
 SURE = 5.0  # standard errors that such a share has to be beyond these
+WIDEST = 5.0  # eV an atom, median deviation; tungsten, the most strongly bound, has 8.9 in all
 ENOUGH = 10  # structures that a spread or a share is known from
 EXPLAINED = 90.0  # % of the mean square, so that composition may be said to explain it
 WELL_CONDITIONED = 1e3  # condition number that costs energies of single elements three digits
@@ -70,7 +71,8 @@ def references(subject: Subject) -> Iterator[Said]:
             yield from _open(energies, rows, fit)
         # no references are right for energies of different methods
         different = list(_different_datasets(energies)) or list(_different_parts(energies))
-        yield from different or _wrong(energies, rows[energies.of_matter[rows]])
+        of_matter = rows[energies.of_matter[rows]]
+        yield from different or list(_wrong(energies, of_matter)) or _too_wide(energies, of_matter)
 
 
 def energy_outliers(subject: Subject) -> Iterator[Said]:
@@ -204,6 +206,18 @@ def _wrong(energies: Energies, rows: Int64[np.ndarray, "rows"]) -> Iterator[Find
         f"After the references ({note}) energies are {middle:.4g} eV an atom in the middle, where "
         f"{DEEPEST:g} to {HIGHEST:g} are usual{of_elements}; {_explained(energies.per_atom[rows], fit)}",
     )
+
+
+def _too_wide(energies: Energies, rows: Int64[np.ndarray, "rows"]) -> Iterator[Finding]:
+    """Energies that differ by more than what any matter is bound by."""
+    spread = _deviation(energies.per_atom[rows]) if len(rows) >= ENOUGH else 0.0
+    if spread > WIDEST:
+        yield Finding(
+            "warning",
+            "references",
+            f"After the references half of the energies lie more than {spread:.3g} eV an atom from the "
+            "middle one, which is more than the bonds of any matter are worth. Is data.units.energy right?",
+        )
 
 
 def _explained(left: Float64[np.ndarray, "rows"], fit: Fit) -> str:

@@ -96,7 +96,11 @@ class _Labelled:
         for file in self._files:
             found = next((one for one in file.properties if one.property == self.key), None)
             counts.update(found.sources if found else {})
-        return ", ".join(f"{place} ({count})" for place, count in counts.items())
+        return (
+            ", ".join(f"{place} ({count})" for place, count in counts.items())
+            if len(counts) > 1
+            else "".join(counts)
+        )
 
     @property
     def _files(self) -> list[FileReport]:
@@ -136,9 +140,12 @@ def _rows(
 
 
 def _table(labelled: Sequence[_Labelled]) -> Table:
-    columns = ("term", "weight", "split", "dataset", "labelled rows", "rows", "components that count")
-    columns += ("min", "median", "max", "RMS", "unit", "read from (structures of the files)")
-    title = "Labels (energies per atom, without their references, as the loss sees them)"
+    columns = ("term", "weight", "split", "dataset", "labelled", "rows", "count")
+    columns += ("min", "median", "max", "RMS", "unit", "read from")
+    title = (
+        "Labels: labelled rows of all, the components that count, and what they are like "
+        "(energies per atom, without their references, as the loss sees them)"
+    )
     return Table(title, columns, tuple(one.row() for one in labelled))
 
 

@@ -49,11 +49,16 @@ def tell(finding: Finding, console: Console) -> None:
 
 def rich_table(table: Table) -> RichTable:
     """The same for the terminal."""
-    drawn = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD)
-    for column, right in zip(table.columns, _numeric(table), strict=True):
-        drawn.add_column(escape(column), justify="right" if right else "left", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(escape(as_text(value)) for value in row))
+    style = {"title_justify": "left", "box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    drawn = RichTable(title=escape(table.title), **style)
+    rows = [[as_text(value) for value in row] for row in table.rows]
+    for place, (column, right) in enumerate(zip(table.columns, _numeric(table), strict=True)):
+        # numbers stay whole, names of columns and words may go on in the next line
+        width = max((len(row[place]) for row in rows), default=0) if right else None
+        justify = "right" if right else "left"
+        drawn.add_column(escape(column), justify=justify, min_width=width, overflow="fold")
+    for row in rows:
+        drawn.add_row(*map(escape, row))
     return drawn
 
 
@@ -117,7 +122,7 @@ def _html_finding(finding: Finding) -> str:
 
 def _html_table(table: Table) -> str:
     kinds = [' class="n"' if right else "" for right in _numeric(table)]
-    head = "".join(f"<th>{_safe(column)}</th>" for column in table.columns)
+    head = "".join(f"<th{k}>{_safe(column)}</th>" for k, column in zip(kinds, table.columns, strict=True))
     rows = "".join(
         "<tr>"
         + "".join(f"<td{k}>{_safe(as_text(v))}</td>" for k, v in zip(kinds, row, strict=True))
@@ -137,7 +142,7 @@ _PAGE = """<!doctype html>
 <style>
 body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }}
 h1 {{ font-size: 1.5rem }} h2 {{ font-size: 1.1rem; margin-top: 2rem }}
-dt {{ float: left; clear: left; width: 9rem; color: #666 }} dd {{ margin-left: 9rem }}
+dt {{ float: left; clear: left; width: 11rem; color: #666 }} dd {{ margin-left: 11rem }}
 section {{ border-left: 3px solid #ddd; padding: .1rem .9rem; margin: .8rem 0 }}
 section p {{ margin: .2rem 0 }}
 ul {{ margin: .2rem 0; color: #555; font-size: .9em }}
@@ -145,7 +150,7 @@ ul {{ margin: .2rem 0; color: #555; font-size: .9em }}
 .error {{ background: #b3261e }} .warning {{ background: #a15c00 }} .note {{ background: #2f6f9f }}
 div {{ overflow-x: auto }} table {{ border-collapse: collapse; font-size: .9em }}
 th, td {{ padding: .2rem .7rem; border-bottom: 1px solid #e3e3e3; text-align: left; vertical-align: top }}
-td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
+th.n, td.n {{ text-align: right; font-variant-numeric: tabular-nums }}
 </style></head><body>
 <h1>{verdict}</h1><dl>{about}</dl>{findings}{tables}
 </body></html>

@@ -49,6 +49,7 @@ from pesloss.losses.residuals import (
     Trace,
     Voigt,
 )
+from pesloss.losses.step import Step
 from pesloss.losses.terms.base import Counts, RowSums, Term
 from pesloss.losses.terms.classification import ClassTerm
 from pesloss.losses.terms.confidence import ConfidenceTerm
@@ -64,7 +65,7 @@ from pesloss.losses.terms.reaction import ReactionTerm
 from pesloss.losses.terms.regularisers import ModelTerm, WeightPenalty
 from pesloss.losses.terms.sign_symmetric import SignSymmetricTerm
 from pesloss.losses.terms.variance import EvidentialTerm, VarianceTerm
-from pesloss.losses.total import LossOutput, Step, TotalLoss
+from pesloss.losses.total import LossOutput, TotalLoss
 from pesloss.losses.wellformed import check_batch
 
 __all__ = [

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
+from pesloss.losses.step import Step
 from pesloss.losses.terms.base import RowSums, Term
-
-if TYPE_CHECKING:
-    from pesloss.losses.total import Step
 
 
 class Contributions(NamedTuple):

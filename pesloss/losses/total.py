@@ -8,22 +8,21 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Num
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from pesloss.arguments import check_arguments
+from pesloss.losses.assembly import as_term, close_hubers, prior_weights
 from pesloss.losses.batch import Batch, Predictions, num_structures
 from pesloss.losses.contributions import Contributions, Rows, shared, unobserved
 from pesloss.losses.distributed import ranks, sum_over_ranks
 from pesloss.losses.explicit import measured
 from pesloss.losses.groups import GroupWeights
-from pesloss.losses.penalties import HuberLike
 from pesloss.losses.properties import Property
 from pesloss.losses.reductions import mean
+from pesloss.losses.step import Step
 from pesloss.losses.targets import Targets, given, weights_of_targets
 from pesloss.losses.terms.base import Counts, Term, check_weight
-from pesloss.losses.terms.property import PropertyTerm
-from pesloss.names import part, unknown
+from pesloss.names import part
 from pesloss.weighting import WEIGHTINGS, Weighting
 
 
@@ -41,22 +40,6 @@ class LossOutput(NamedTuple):
     values: dict[str, Tensor]
     weights: dict[str, Tensor]
     regulariser: Float[Tensor, ""]
-
-
-class Step(NamedTuple):
-    """Denominators of one optimizer step, over all its batches and ranks.
-
-    Args:
-        counts: denominators of every channel of every term.
-        labels: labelled components of every term.
-        batches: number of batches that are accumulated on each rank.
-        sums: sums of every channel, known if predictions were given; needed by terms that are not linear.
-    """
-
-    counts: Num[Tensor, "channels"]
-    labels: Num[Tensor, "terms"]
-    batches: int
-    sums: Num[Tensor, "channels"] | None = None
 
 
 class TotalLoss(nn.Module):
@@ -114,13 +97,13 @@ class TotalLoss(nn.Module):
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        built = {name: _as_term(name, term) for name, term in terms.items()}
-        prior = _prior(built, weights or {})
+        built = {name: as_term(name, term) for name, term in terms.items()}
+        prior = prior_weights(built, weights or {})
         self.targets = given(built, prior, targets or {})
         self.terms = nn.ModuleDict({name: term for name, term in built.items() if prior[name] > 0})
         if not self.terms:
             raise ValueError(f"A loss needs a term with a weight that is not 0, got weights {prior}.")
-        _set_huber_delta(built, self.terms, huber_delta)
+        close_hubers(built, self.terms, huber_delta)
         prior |= weights_of_targets(built, self.targets)
         self.weighting = part("weighting", weighting, Weighting, WEIGHTINGS)
         scale = sum(prior.values()) if normalize else 1.0
@@ -438,62 +421,3 @@ def _share(term: Term, sums: Tensor, counts: Tensor, whole: Tensor, batches: int
 
 def _sum(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(parts)).sum(0)
-
-
-def _as_term(name: str, term: Term | Mapping[str, Any]) -> Term:
-    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
-        raise ValueError(
-            f"A term's name is a word without a dot and no method of a dictionary, got {name!r}."
-        )
-    if isinstance(term, Term):
-        return term
-    if isinstance(term, Mapping):
-        arguments = {"property": name, **term}
-        check_arguments(PropertyTerm, arguments, f"term '{name}'")
-        return PropertyTerm(**arguments)
-    raise TypeError(f"Term '{name}' must be a Term or the arguments of a PropertyTerm, got {term!r}.")
-
-
-def _prior(terms: Mapping[str, Term], weights: Mapping[str, float]) -> dict[str, float]:
-    for name in weights:
-        if name not in terms:
-            raise ValueError(f"weights: {unknown('term', name, terms)}")
-    return {
-        name: check_weight(f"weights.{name}", weights.get(name, 1.0)) * term.weight
-        for name, term in terms.items()
-    }
-
-
-def _set_huber_delta(
-    terms: Mapping[str, Term], active: nn.ModuleDict, delta: float | Mapping[str, float] | None
-) -> None:
-    """Close every Huber penalty that was left open."""
-    left_open = {name: _open_hubers(term) for name, term in terms.items() if _open_hubers(term)}
-    deltas = delta if isinstance(delta, Mapping) else dict.fromkeys(left_open, delta)
-    for name in deltas:
-        if name not in left_open:
-            raise ValueError(f"huber_delta: {unknown('term with an open Huber penalty', name, left_open)}")
-    if delta is not None and not left_open:
-        raise ValueError(f"huber_delta={delta} acts on nothing: no term has a Huber penalty without a delta.")
-    for name, penalties in left_open.items():
-        value = deltas.get(name)
-        if value is not None:
-            _close(name, penalties, value)
-        elif name in active:
-            raise ValueError(
-                f"Term '{name}' has a Huber penalty without a delta; give huber_delta to the loss."
-            )
-
-
-def _close(name: str, penalties: Iterable[HuberLike], delta: float) -> None:
-    for penalty in penalties:
-        if not penalty.open and float(penalty.delta) != delta:
-            raise ValueError(
-                f"Terms share a Huber penalty that has delta {float(penalty.delta)} already, but '{name}' "
-                f"asks for {delta}; give each term its own."
-            )
-        penalty.set_delta(delta)
-
-
-def _open_hubers(term: Term) -> list[HuberLike]:
-    return [module for module in term.modules() if isinstance(module, HuberLike) and module.open]

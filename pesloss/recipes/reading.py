@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pesloss.names import unknown
-from pesloss.plain import check_plain
+from pesloss.safety.plain import check_plain
 
 
 def as_data(config: Any) -> Any:

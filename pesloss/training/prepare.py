@@ -215,8 +215,8 @@ def _version(package: str) -> str:
 
 
 def _warn(console: Console, report: Report) -> None:
-    """What the checks have found, but for what is merely worth knowing."""
-    for table in report.tables:
+    """What the checks have found, but for what is merely worth knowing: the labels, and what is wrong."""
+    for table in report.tables[:1]:
         console.print(rich_table(table))
     for finding in report.of_level("warning"):
         tell(finding, console)

@@ -52,6 +52,13 @@ class TestReferences:
         assert found(references, tmp_path, molecules(), references=ATOMS) == []
         assert found(references, tmp_path, molecules(), test=molecules(12, 1)) == []
 
+    def test_no_matter_is_bound_so_differently(self, tmp_path):
+        spread = np.random.default_rng(0).normal(size=48)
+        atoms = iter(spread)
+        wide = shifted(molecules(), lambda value, one: value + 23.06 * len(one) * next(atoms))
+        (warning,) = found(references, tmp_path, wide)
+        assert "more than the bonds of any matter are worth" in warning.message
+
     def test_what_every_element_has(self, tmp_path):
         (table,) = tables(references(subject(tmp_path, molecules(), loss=loss("energy"), references=ATOMS)))
         assert "12 distinct compositions" in table.title

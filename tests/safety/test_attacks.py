@@ -20,8 +20,8 @@ from pesloss.building import BuildError
 from pesloss.checkpoint import BEST, LAST, CheckpointError
 from pesloss.cli import resumed_arguments
 from pesloss.description import describe
-from pesloss.overrides import objection
 from pesloss.recipes import PROJECTS, from_config
+from pesloss.safety.overrides import objection
 from pesloss.show import show
 from tests.safety.attacks import CONTENTS, HARMLESS_OVERRIDES, HIDDEN, MARK, OVERRIDES, TARGETS, Runs
 from tests.safety.doors import DOORS, READERS, config_of, edited, evaluated, explain_checkpoint
@@ -375,7 +375,7 @@ def test_hydra_acts_on_no_strangers_config(name, tmp_path):
     """Its own list of forbidden names lets many through; ours is one of allowed names."""
     from hydra import compose, initialize_config_dir
 
-    from pesloss.hydra_targets import check
+    from pesloss.safety.hydra_targets import check
 
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "evil.yaml").write_text(f"# @package _global_\n{CONFIGS[name]}\n")

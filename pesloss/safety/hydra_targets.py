@@ -17,7 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pesloss.building import BuildError, permitted
-from pesloss.overrides import parsed
+from pesloss.safety.overrides import parsed
 
 PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")
 """Hydra takes these from its installed plugins only."""

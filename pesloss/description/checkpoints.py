@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pesloss.checkpoint import CheckpointError, understood
-from pesloss.overrides import objection
-from pesloss.typeset import Section
+from pesloss.description.typeset import Section
+from pesloss.safety.overrides import objection
 
 Content = Mapping[str, Any]
 

@@ -1,0 +1,1 @@
+"""What a stranger's checkpoint or config may hold and do, checked before any of it is used."""
