@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from pesloss.cli import hydra_app, quoted
+from pesloss.cli import first_means, hydra_app
 from pesloss.mistakes import explain
 
 if TYPE_CHECKING:
@@ -113,10 +113,7 @@ def data_first(arguments: list[str]) -> list[str]:
         >>> data_first(["train.xyz", "loss=normal"])
         ['data=files', "data.train='train.xyz'", 'loss=normal']
     """
-    first = arguments[0] if arguments else "-"
-    if first.startswith(("-", "+", "~")) or ("=" in first and not Path(first).exists()):
-        return arguments
-    return ["data=files", f"data.train={quoted(first)}", *arguments[1:]]
+    return first_means("data.train", arguments, "data=files")
 
 
 main = hydra_app(check, config_name="check", arguments=data_first)

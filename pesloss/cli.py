@@ -107,6 +107,21 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
     return [*kept, *given, f"hydra.run.dir={quoted(str(folder))}", "resume=true"]
 
 
+def first_means(key: str, arguments: list[str], *others: str) -> list[str]:
+    """A path in the first place stands for a key of the config, and for what else belongs to it.
+
+    Example:
+        >>> first_means("data.train", ["my.xyz", "loss=mae"], "data=files")
+        ['data=files', "data.train='my.xyz'", 'loss=mae']
+        >>> first_means("data.train", ["loss=mae"], "data=files")
+        ['loss=mae']
+    """
+    first = arguments[0] if arguments else "-"
+    if first.startswith(("-", "+", "~")) or ("=" in first and not Path(first).exists()):
+        return arguments
+    return [*others, f"{key}={quoted(first)}", *arguments[1:]]
+
+
 def quoted(text: str) -> str:
     """A word on Hydra's command line, whatever is in it.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from pesloss.cli import hydra_app, quoted
+from pesloss.cli import first_means, hydra_app
 from pesloss.names import unknown
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ def checkpoint_first(arguments: list[str]) -> list[str]:
         >>> checkpoint_first(["model.ckpt", "batch_size=8"])
         ["checkpoint='model.ckpt'", 'batch_size=8']
     """
-    first = arguments[0] if arguments else "-"
-    if first.startswith(("-", "+", "~")) or ("=" in first and not Path(first).exists()):
-        return arguments
-    return [f"checkpoint={quoted(first)}", *arguments[1:]]
+    return first_means("checkpoint", arguments)
 
 
 def _check(config: Mapping[str, Any]) -> None:
@@ -134,12 +131,12 @@ def _mean(
 
 def _loss(trained: Trained, console: Console) -> TotalLoss | None:
     """What the training minimised, with its configured weights, if that can still be told."""
-    from pesloss import build
     from pesloss.building import BuildError
+    from pesloss.checkpoint import CheckpointError
 
     try:
-        loss: TotalLoss = build(trained.config["loss"])
-    except (KeyError, BuildError) as error:
+        loss = trained.loss()
+    except (BuildError, CheckpointError) as error:
         console.print(f"The worst structures are those of the squared errors: {error}", markup=False)
         return None
     if loss.state_dict():

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from pesloss.cli import hydra_app
-from pesloss.evaluate import checkpoint_first
+from pesloss.cli import first_means, hydra_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +50,7 @@ def arguments(given: list[str]) -> list[str]:
         >>> arguments(["model.ckpt"])
         ["checkpoint='model.ckpt'", '~loss']
     """
-    given = checkpoint_first(given)
+    given = first_means("checkpoint", given)
     own = any(argument.startswith("loss") for argument in given)
     trained = any(argument.startswith("checkpoint=") for argument in given)
     return [*given, "~loss"] if trained and not own else given
@@ -76,7 +75,7 @@ def _trained(config: Mapping[str, Any], console: Console) -> tuple[TotalLoss, Po
 
     path = checkpoint.located(config["checkpoint"])
     trained = load(path, _device(config))
-    loss: TotalLoss = build(config.get("loss", trained.config["loss"]))
+    loss: TotalLoss = build(config["loss"]) if "loss" in config else trained.loss()
     network: Any = trained.potential.network
     potential = Potential(network, derived_by(loss, network)).requires_grad_(True)
     source = build(config["data"]) if "data" in config else trained.source()

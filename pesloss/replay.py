@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from pesloss.cli import hydra_app, quoted
+from pesloss.cli import first_means, hydra_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,13 +42,15 @@ def replay(config: Any) -> None:
     # torch waits until it is needed: --help and a mistake are answered without it
     import torch
 
+    from pesloss import checkpoint
     from pesloss.checks.postmortem import read, rebuilt
     from pesloss.training import open_console
 
     if plain["threads"] is not None:
         torch.set_num_threads(plain["threads"])
     console, contents = open_console(), [read(path) for path in paths]
-    cases = [rebuilt(content, plain["device"]) for content in contents]
+    with checkpoint.understood(plain["postmortem"]):
+        cases = [rebuilt(content, plain["device"]) for content in contents]
     again = [_tell(console, *pair) for pair in zip(contents, cases, strict=True)]
     if plain["extxyz"] is not None:
         write(Path(plain["extxyz"]), contents[0], [part for case in cases for part in case.parts], cases[0])
@@ -98,10 +100,7 @@ def folder_first(arguments: list[str]) -> list[str]:
         >>> folder_first(["postmortem/step_000123", "device=cuda"])
         ["postmortem='postmortem/step_000123'", 'device=cuda']
     """
-    first = arguments[0] if arguments else "-"
-    if first.startswith(("-", "+", "~")) or ("=" in first and not Path(first).exists()):
-        return arguments
-    return [f"postmortem={quoted(first)}", *arguments[1:]]
+    return first_means("postmortem", arguments)
 
 
 def _tell(console: Console, content: Mapping[str, Any], case: Case) -> bool:

@@ -22,6 +22,7 @@ from pesloss.losses.batch import num_structures, single_structures
 from pesloss.losses.nonfinite import Culprit, find_nonfinite, first
 from pesloss.models import Potential
 from pesloss.models.derived import derived_by
+from pesloss.models.trained import loss_of
 
 LARGEST = 256
 """Structures of a batch beyond which they are not differentiated one by one."""
@@ -306,7 +307,7 @@ def rebuilt(content: Mapping[str, Any], device: torch.device | str = "cpu") -> C
         RuntimeError: if its state does not fit them.
     """
     config = content["config"]
-    loss: TotalLoss = build(config["loss"])
+    loss = loss_of(config)
     network = build(config["model"], heads=content["heads"])
     potential = Potential(network, derived_by(loss, network))
     dtype = next(tensor.dtype for tensor in content["weights"].values() if tensor.is_floating_point())

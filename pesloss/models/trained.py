@@ -17,6 +17,7 @@ from pesloss.building import build
 from pesloss.checkpoint import CheckpointError
 from pesloss.data.neighbors import Neighbors
 from pesloss.data.references import References
+from pesloss.losses import TotalLoss
 from pesloss.losses.batch import num_structures
 from pesloss.losses.derived import Derived
 from pesloss.losses.properties import PROPERTIES, Property, as_property
@@ -148,6 +149,15 @@ class Trained:
         }
         return [{name: row[i].numpy() for name, row in rows.items()} for i in range(len(atoms))]
 
+    def loss(self) -> TotalLoss:
+        """What the training minimised, with the weights it began with.
+
+        Raises:
+            BuildError: if the config describes nothing that may be built.
+            CheckpointError: if it describes no loss.
+        """
+        return loss_of(self.config)
+
     def source(self) -> Any:
         """The data of the training, to be loaded; where packed structures are kept, no checkpoint decides.
 
@@ -212,10 +222,23 @@ class Trained:
     def _derived(self, network: Network) -> Mapping[str, Derived]:
         """What the training asked for and neither the network nor its energy says: the loss knows how."""
         known = {*network.properties, *DERIVATIVES}
-        return {} if known >= {*self.properties} else derived_by(build(self.config["loss"]), network)
+        return {} if known >= {*self.properties} else derived_by(self.loss(), network)
 
     def _of_atoms(self, name: str) -> bool:
         return {**PROPERTIES, **self.properties}[name].rows == "atom"
+
+
+def loss_of(config: Mapping[str, Any]) -> TotalLoss:
+    """The loss that the config of a checkpoint describes.
+
+    Raises:
+        BuildError: if it describes nothing that may be built.
+        CheckpointError: if it describes no loss.
+    """
+    loss = build(config.get("loss"))
+    if not isinstance(loss, TotalLoss):
+        raise CheckpointError(f"The loss of the checkpoint is a {type(loss).__name__}, no loss of pesloss.")
+    return loss
 
 
 def _checked(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

@@ -63,7 +63,7 @@ def test_complete_labels_give_a_table_and_no_finding(tmp_path):
     forces = np.concatenate([atoms.calc.results["forces"] for atoms in frames(12)])
     expected = [forces.min(), np.median(forces), forces.max(), np.sqrt(np.mean(forces**2))]
     np.testing.assert_allclose(rows["forces", "train"][7:11], expected, atol=1e-6)
-    assert rows["forces", "train"][11:] == ("eV/Å", "calculator results 'forces' (12)")
+    assert rows["forces", "train"][11:] == ("eV/Å", "calculator results 'forces'")
 
 
 def test_energies_of_the_table_are_per_atom_and_without_references(tmp_path):
