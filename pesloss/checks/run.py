@@ -12,6 +12,7 @@ from pesloss.checks.findings import Finding, Report, Said
 from pesloss.checks.forces import net_force, net_torque
 from pesloss.checks.labels import labels
 from pesloss.checks.outliers import outliers
+from pesloss.checks.overflow import overflow
 from pesloss.checks.placeholders import placeholders
 from pesloss.checks.stress import stress, stress_symmetry
 from pesloss.checks.subject import Subject
@@ -28,10 +29,12 @@ class Check(NamedTuple):
     Args:
         run: says what it finds.
         cheap: whether it takes no more than a pass over the labels, so that every training begins with it.
+        first: whether the others make no sense before its errors are mended.
     """
 
     run: Function
     cheap: bool
+    first: bool = False
 
     @property
     def about(self) -> str:
@@ -39,7 +42,9 @@ class Check(NamedTuple):
         return (self.run.__doc__ or "").partition("\n")[0]
 
 
+FIRST: tuple[Function, ...] = (overflow,)
 CHEAP: tuple[Function, ...] = (
+    *FIRST,
     labels,
     unused,
     placeholders,
@@ -55,7 +60,7 @@ CHEAP: tuple[Function, ...] = (
 COSTLY: tuple[Function, ...] = (distances, duplicates, stress)
 
 CHECKS = {
-    function.__name__: Check(function, cheap)
+    function.__name__: Check(function, cheap, function in FIRST)
     for functions, cheap in ((CHEAP, True), (COSTLY, False))
     for function in functions
 }
@@ -84,7 +89,9 @@ def check(
     said: list[Said] = []
     for name in names:
         told(name)
-        said += _said(name, subject)
+        said += (found := _said(name, subject))
+        if CHECKS[name].first and Report.of(found).errors:
+            break
     return Report.of(said)
 
 
