@@ -331,7 +331,7 @@ def _positional(call: _Call) -> dict[str, Any]:
 
 def _signature(target: Callable[..., Any]) -> inspect.Signature:
     """Parameters of a target; a module that takes none has those of torch's, which are any at all."""
-    if isinstance(target, type) and target.__init__.__module__ == "torch.nn.modules.module":
+    if isinstance(target, type) and getattr(target.__init__, "__module__", "") == "torch.nn.modules.module":
         return inspect.Signature()
     return inspect.signature(target)
 
