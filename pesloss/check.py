@@ -22,6 +22,10 @@ CUTOFF = 3.0
 """In Å: every atom that is bonded has a neighbour within it."""
 
 
+WIDTH = 150
+"""Of the tables, where there is no terminal."""
+
+
 class CheckError(ValueError):
     """The checks found what would make a training wrong; ``status`` is the exit status of the program."""
 
@@ -39,7 +43,7 @@ def check(config: Any) -> None:
     from pesloss.checks.rendering import show, write
     from pesloss.training import open_console
 
-    folder, console = Path(HydraConfig.get().runtime.output_dir), open_console()
+    folder, console = Path(HydraConfig.get().runtime.output_dir), open_console(WIDTH)
     report = _report(plain, console)
     show(report, console)
     paths = write(report, folder)

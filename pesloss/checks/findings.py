@@ -54,6 +54,12 @@ class Table:
             if len(row) != len(self.columns):
                 raise ValueError(f"Table '{self.title}' has columns {self.columns}, but a row {row}.")
 
+    def without(self, column: str) -> Table:
+        """The same without one of its columns."""
+        place = self.columns.index(column)
+        names = (*self.columns[:place], *self.columns[place + 1 :])
+        return Table(self.title, names, tuple((*row[:place], *row[place + 1 :]) for row in self.rows))
+
 
 Said: TypeAlias = "Finding | Table"
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def tell_balance(fit: Fit, watch: Watch) -> None:
     """Print and log the balance of the loss on the first batches of the training, the same every time.
 
-    Every rank has to call it. The training goes on as if it had not been asked for.
+    Shares of groups of structures are only logged, since ``explain`` prints them at any time. Every rank has
+    to call it. The training goes on as if it had not been asked for.
     """
     found = balance(
         fit.loss,
@@ -25,8 +26,7 @@ def tell_balance(fit: Fit, watch: Watch) -> None:
     )
     progress = fit.progress
     fit.loggers.log("balance", {"step": progress.step, "epoch": progress.epochs + 1, **found.numbers()})
-    report = found.report()
     watch.say(f"after step {progress.step}:")
-    watch.show(*map(rich_table, report.tables))
-    for finding in report.findings:
+    watch.show(rich_table(found.of_terms()), rich_table(found.of_cosines()))
+    for finding in found.findings():
         watch.say(str(finding))

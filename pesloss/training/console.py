@@ -27,10 +27,10 @@ from pesloss.training.mixture import Mixture
 WIDTH = 120
 
 
-def open_console() -> Console:
-    """Standard output, as wide as the terminal; where there is none, wide enough for the tables."""
+def open_console(width: int = WIDTH) -> Console:
+    """Standard output, as wide as the terminal; where there is none, so wide."""
     console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    return console if console.is_terminal else Console(width=width)
 
 
 class Watch:

@@ -217,7 +217,7 @@ def _version(package: str) -> str:
 def _warn(console: Console, report: Report) -> None:
     """What the checks have found, but for what is merely worth knowing: the labels, and what is wrong."""
     for table in report.tables[:1]:
-        console.print(rich_table(table))
+        console.print(rich_table(table.without("read from")))  # which the report of the reading has told
     for finding in report.of_level("warning"):
         tell(finding, console)
 

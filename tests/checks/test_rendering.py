@@ -98,3 +98,9 @@ def test_a_row_has_a_value_for_each_column():
 def test_names_in_a_row():
     assert named([]) == ""
     assert named(["a", "b"], most=2) == "a, b"
+
+
+def test_a_table_without_a_column():
+    left = NUMBERS.without("labelled")
+    assert left.columns == ("term", "RMS [eV/Å]")
+    assert left.rows == (("forces", 0.123456), (NASTY, None))

@@ -124,14 +124,15 @@ class Balance:
         """By term, by pair of terms, and by group."""
         yield self.of_terms()
         if len(self.terms) > 1:
-            columns = ("", *(term.name for term in self.terms))
-            rows = zip(self.terms, self.cosines, strict=True)
-            yield Table(
-                "Cosines between gradients",
-                columns,
-                tuple((term.name, *(round(cosine, 3) for cosine in row)) for term, row in rows),
-            )
+            yield self.of_cosines()
         yield from self._of_groups()
+
+    def of_cosines(self) -> Table:
+        """The table of the angles between the gradients of the terms."""
+        columns = ("", *(term.name for term in self.terms))
+        rows = zip(self.terms, self.cosines, strict=True)
+        values = tuple((term.name, *(round(cosine, 3) for cosine in row)) for term, row in rows)
+        return Table("Cosines between gradients", columns, values)
 
     def of_terms(self) -> Table:
         """The table of the terms."""
