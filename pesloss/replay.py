@@ -134,7 +134,8 @@ def _contributions(case: Case, names: Mapping[int, str]) -> Any:
         columns = [values.tolist() for values in found.values()]
         rows += zip([names[index] for index in part["index"].tolist()], *columns, strict=True)
     rows.sort(key=lambda row: -sum(inf if isnan(value) else value for value in row[1:]))
-    title = f"What structures add to the loss of their batch (the first {MOST_ROWS} of {len(rows)})"
+    most = f" (the first {MOST_ROWS} of {len(rows)})" if len(rows) > MOST_ROWS else ""
+    title = f"What structures add to the loss of their batch{most}"
     return Table(title, ("structure", *case.loss.by_name), tuple(rows[:MOST_ROWS]))
 
 

@@ -14,7 +14,8 @@ from ase.units import Bohr, GPa, Hartree, kcal, mol
 
 from pesloss.checks import Subject
 from pesloss.checks.findings import Finding
-from pesloss.checks.units import Works, bond_ratios, force_slope, units, works
+from pesloss.checks.units import bond_ratios, units
+from pesloss.checks.work import Works, force_slope, works
 from pesloss.data import Bundled
 from tests.checks.subjects import loss, of, subject
 

@@ -14,7 +14,7 @@ from pesloss.checks.stress.groups import Group, Labels
 from pesloss.checks.stress.pair_potential import pair_virial
 from pesloss.checks.stress.strain import VolumeResponse, response_to_shear, response_to_volume
 from pesloss.checks.subject import Subject
-from pesloss.checks.units import Slope, stress_slope, works
+from pesloss.checks.work import Slope, stress_slope, works
 
 OVERWHELMING = 0.9
 """Correlation from which the labels as read are certainly wrong, if it is preferred by ``FIVE_SIGMA``.
