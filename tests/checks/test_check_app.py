@@ -13,6 +13,8 @@ import pytest
 from pesloss.check import data_first
 from pesloss.checks import CHECKS
 from tests import files
+from tests.checks.crystals import spoilt, with_labels
+from tests.trained import checkpoint, crystal
 
 
 def app(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess, dict]:
@@ -89,6 +91,15 @@ def test_some_checks_and_strictness(folder):
     assert {finding["check"] for finding in report["findings"]} == {"duplicates"}
     done, report = app(folder, "my.xyz", f"skip=[{','.join(CHECKS)}]", "strict=true")
     assert done.returncode == 0 and not report["findings"]
+
+
+def test_a_potential_tells_more(folder):
+    path = checkpoint(folder)
+    crystals = spoilt([with_labels(crystal(100 + seed)) for seed in range(24)], factor=-1.0)
+    ase.io.write(folder / "crystals.xyz", crystals, format="extxyz")
+    _, report = app(folder, "crystals.xyz", "checks=[labels]", f"checkpoint={path}")
+    told = [finding for finding in report["findings"] if finding["check"] == "stress_by_model"]
+    assert any("+data.signs.stress=-1" in finding["message"] for finding in told), report["findings"]
 
 
 def test_the_file_may_stand_first(tmp_path):

@@ -73,6 +73,11 @@ def test_wrong_labels_are_contradicted(tmp_path, trained, options, cure):
     assert cure in found.message
 
 
+def test_what_a_model_cannot_tell_is_said(tmp_path, trained):
+    (note,) = stress_by_model(subject(tmp_path, crystals(2)), trained)
+    assert note.level == "note" and "does not tell sign and order of the stress" in note.message
+
+
 def test_a_stress_that_is_not_the_derivative_is_found(tmp_path, trained, monkeypatch):
     predict = trained.predict
     turned = lambda atoms, names: [{"stress": -one["stress"]} for one in predict(atoms, names)]  # noqa: E731

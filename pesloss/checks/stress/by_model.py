@@ -74,7 +74,11 @@ def _by_labels(subject: Subject, trained: Trained, own: Labels, group: Group) ->
     predicted = [trained.predict(as_atoms(subject, int(row)), ["stress"])["stress"] for row in chosen]
     expected = shear(np.array(predicted, dtype=np.float64))
     found = agreement("the stress of the model", expected, shear(own.of(chosen)))
-    if found is not None and AS_READ not in found.open:
+    if found is None or (AS_READ in found.open and len(found.open) > 1):
+        message = f"The stress of the model does not tell sign and order of the {own.name} in {group.name}: "
+        message += "too few structures are sheared, or the model is too far from them."
+        yield Finding("note", "stress_by_model", message, subject.names(chosen), len(group.rows))
+    elif AS_READ not in found.open:
         convention = Convention.of(subject, group, own.name)
         yield Finding(
             "warning",
