@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -120,6 +120,17 @@ def first_means(key: str, arguments: list[str], *others: str) -> list[str]:
     if first.startswith(("-", "+", "~")) or ("=" in first and not Path(first).exists()):
         return arguments
     return [*others, f"{key}={quoted(first)}", *arguments[1:]]
+
+
+def chosen_device(config: Mapping[str, Any]) -> str:
+    """Where an app computes, as its ``device`` says, with as many ``threads`` as it asks for."""
+    import torch  # waits until it is needed
+
+    if config["threads"] is not None:
+        torch.set_num_threads(config["threads"])
+    if config["device"] != "auto":
+        return config["device"]
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def quoted(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from pesloss.cli import first_means, hydra_app
+from pesloss.cli import chosen_device, first_means, hydra_app
 from pesloss.names import unknown
 
 if TYPE_CHECKING:
@@ -93,12 +93,7 @@ def _loaded(config: Mapping[str, Any]) -> Trained:
 
     from pesloss import load
 
-    if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
-    device = config["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    trained = load(config["checkpoint"], device)
+    trained = load(config["checkpoint"], chosen_device(config))
     return trained if config["precision"] is None else trained.to(getattr(torch, config["precision"]))
 
 
@@ -179,8 +174,8 @@ def _predicted(
                 yield batch, predictions
                 start = end
 
-    parts = {split: getattr(data, split) for split in config["splits"]}
-    return {split: written(split, part) for split, part in parts.items() if part is not None and len(part)}
+    parts = {split: data.parts[split] for split in config["splits"] if split in data.parts}
+    return {split: written(split, part) for split, part in parts.items() if len(part)}
 
 
 main = hydra_app(evaluate, config_name="evaluate", arguments=checkpoint_first)

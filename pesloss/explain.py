@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from pesloss.cli import first_means, hydra_app
+from pesloss.cli import chosen_device, first_means, hydra_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from pesloss.data import LoadedData, Packed
     from pesloss.losses import Batch, TotalLoss
     from pesloss.models import Potential
-
-SPLITS = ("train", "val", "test")
 
 
 def explain(config: Any) -> None:
@@ -71,10 +69,11 @@ def _trained(config: Mapping[str, Any], console: Console) -> tuple[TotalLoss, Po
     from pesloss import build, checkpoint
     from pesloss.models import Potential
     from pesloss.models.derived import derived_by
-    from pesloss.models.trained import load
+    from pesloss.models.trained import opened
 
     path = checkpoint.located(config["checkpoint"])
-    trained = load(path, _device(config))
+    content = checkpoint.read(path)
+    trained = opened(content, path, chosen_device(config))
     loss: TotalLoss = build(config["loss"]) if "loss" in config else trained.loss()
     network: Any = trained.potential.network
     potential = Potential(network, derived_by(loss, network)).requires_grad_(True)
@@ -82,7 +81,7 @@ def _trained(config: Mapping[str, Any], console: Console) -> tuple[TotalLoss, Po
     data = source.load(loss.labels, trained.cutoff, trained.dtype, references=trained.references)
     _fit(loss, potential, data)
     if "loss" not in config:
-        _restore(loss, checkpoint.read(path), console)
+        _restore(loss, content, console)
     return loss, potential, data
 
 
@@ -98,7 +97,7 @@ def _fresh(config: Mapping[str, Any], loss: TotalLoss) -> tuple[Potential | None
     from pesloss.models.derived import derived_by
     from pesloss.training.prepare import energy_scale, heads_of
 
-    device, dtype = _device(config), torch.float32
+    device, dtype = chosen_device(config), torch.float32
     source = build(config["data"])
     if "model" not in config:
         return None, source.load(loss.labels, CUTOFF, dtype)
@@ -179,8 +178,7 @@ def _batches(
 
 def _part(data: LoadedData) -> Packed:
     """The training structures; where there are none, the others."""
-    parts = [getattr(data, split) for split in SPLITS]
-    return next((part for part in parts if part is not None and len(part)), data.train)
+    return next((part for part in data.parts.values() if len(part)), data.train)
 
 
 def _mean_atoms(data: LoadedData | None) -> float | None:
@@ -188,16 +186,6 @@ def _mean_atoms(data: LoadedData | None) -> float | None:
         return None
     part = _part(data)
     return float(part.store.structures["num_atoms"][part.rows].mean())
-
-
-def _device(config: Mapping[str, Any]) -> str:
-    import torch
-
-    if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
-    if config["device"] != "auto":
-        return config["device"]
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 main = hydra_app(explain, config_name="explain", arguments=arguments)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from pesloss.cli import first_means, hydra_app
+from pesloss.cli import chosen_device, first_means, hydra_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,17 +40,13 @@ def replay(config: Any) -> None:
     plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     paths = files(Path(plain["postmortem"]))
     # torch waits until it is needed: --help and a mistake are answered without it
-    import torch
-
     from pesloss import checkpoint
     from pesloss.checks.postmortem import read, rebuilt
     from pesloss.training import open_console
 
-    if plain["threads"] is not None:
-        torch.set_num_threads(plain["threads"])
-    console, contents = open_console(), [read(path) for path in paths]
+    device, console, contents = chosen_device(plain), open_console(), [read(path) for path in paths]
     with checkpoint.understood(plain["postmortem"]):
-        cases = [rebuilt(content, plain["device"]) for content in contents]
+        cases = [rebuilt(content, device) for content in contents]
     again = [_tell(console, *pair) for pair in zip(contents, cases, strict=True)]
     if plain["extxyz"] is not None:
         write(Path(plain["extxyz"]), contents[0], [part for case in cases for part in case.parts], cases[0])

@@ -39,9 +39,8 @@ def run(fabric: Any, config: dict[str, Any], output_dir: str, overrides: list[st
         fitted = fit.run(console)
         from pesloss.report import conclude  # plots wait until there is something to plot
 
-        parts = {"val": fit.data.val, "test": fit.data.test}
         metrics = conclude(
-            {name: fit.predict(part) for name, part in parts.items() if part is not None},
+            {name: fit.predict(part) for name, part in fit.data.parts.items() if name != "train"},
             fit.compared,
             folder=folder if fabric.is_global_zero else None,
             console=console,

@@ -16,19 +16,9 @@ from pesloss.training.launch import RankError
 from tests import files
 from tests.fragile import settings, write
 from tests.test_resume import assert_same, killed
-from tests.trainings import prepared, rows, run, said, same, trained
+from tests.trainings import EVERYTHING, prepared, rows, run, said, same, trained
 
 WHO = r"data\.xyz, structure 4 \(\w*Ag\w*, dataset 'data'\)"
-EVERYTHING = [
-    "loss=uncertainty",
-    "optimizer=adamw",
-    "scheduler=plateau",
-    "scheduler.patience=0",
-    "trainer.ema_decay=0.9",
-    "trainer.warmup_steps=3",
-    "trainer.batch_size=4",
-    "trainer.accumulate=2",
-]
 STATE = ("weights", "average", "model", "loss", "optimizer", "scheduler", "random")
 
 

@@ -15,20 +15,9 @@ from pesloss import checkpoint as checkpoints
 from pesloss.training import CSV, CheckpointError, Fit, Metrics
 from pesloss.training.console import Watch
 from pesloss.training.resume import changes
-from tests.trainings import prepared, rows, run, said, same, trained
+from tests.trainings import EVERYTHING, prepared, rows, run, said, same, trained
 
-EVERYTHING = [
-    "loss=uncertainty",
-    "optimizer=adamw",
-    "scheduler=plateau",
-    "scheduler.patience=0",
-    "trainer.ema_decay=0.9",
-    "trainer.warmup_steps=3",
-    "trainer.batch_size=4",
-    "trainer.accumulate=2",
-    "trainer.epochs=3",
-    "trainer.save_minutes=0",
-]
+LONG = [*EVERYTHING, "trainer.epochs=3", "trainer.save_minutes=0"]
 
 
 def kill(*_: object) -> None:
@@ -108,7 +97,7 @@ def assert_same(folder: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trainings")
-    trained(folder / "whole", *EVERYTHING)
+    trained(folder / "whole", *LONG)
     return folder
 
 
@@ -116,8 +105,8 @@ def uninterrupted(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_training_ends_bit_for_bit_the_same(uninterrupted, moment):
     folder = uninterrupted / moment.replace(" ", "_")
-    killed(folder, *MOMENTS[moment], *EVERYTHING)
-    trained(folder, *EVERYTHING, "resume=true")
+    killed(folder, *MOMENTS[moment], *LONG)
+    trained(folder, *LONG, "resume=true")
     assert_same(folder, uninterrupted / "whole")
 
 
@@ -129,7 +118,7 @@ def test_a_training_may_be_killed_again_and_again(uninterrupted):
         child = fork()
         if child == 0:
             try:
-                trained(folder, *EVERYTHING, "resume=true")
+                trained(folder, *LONG, "resume=true")
             finally:
                 os._exit(0)
         time.sleep(0.25 + 0.02 * lives)

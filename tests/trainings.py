@@ -29,6 +29,18 @@ TINY = [
     "logger=csv",
 ]
 
+EVERYTHING = [
+    "loss=uncertainty",
+    "optimizer=adamw",
+    "scheduler=plateau",
+    "scheduler.patience=0",
+    "trainer.ema_decay=0.9",
+    "trainer.warmup_steps=3",
+    "trainer.batch_size=4",
+    "trainer.accumulate=2",
+]
+"""Settings with which every part of a training has a state."""
+
 
 def configured(folder: Path, *overrides: str, num: int = 30) -> dict[str, Any]:
     """The config of a training on a file that is written beside its folder."""

@@ -37,8 +37,7 @@ class Subject:
     @cached_property
     def splits(self) -> dict[str, Int64[np.ndarray, "structures"]]:
         """Rows of the store that train, validate and test."""
-        parts = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
-        return {name: part.rows for name, part in parts.items() if part is not None and len(part)}
+        return {name: part.rows for name, part in self.data.parts.items() if len(part)}
 
     @property
     def labels(self) -> Mapping[str, Property]:

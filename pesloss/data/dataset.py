@@ -74,6 +74,12 @@ class LoadedData:
     fingerprint: str
 
     @property
+    def parts(self) -> dict[str, Packed]:
+        """Those of the three that there are, by name; ``train`` may be of no structure."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
     def report(self) -> Report:
         """Where the labels came from."""
         return self.store.report

@@ -50,9 +50,19 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Trained:
         BuildError: if its config describes no network, or no loss where that derives what was trained.
     """
     path = checkpoint.located(path)
-    content = _checked(checkpoint.read(path), path)
+    return opened(checkpoint.read(path), path, device)
+
+
+def opened(content: Mapping[str, Any], path: Path, device: torch.device | str = "cpu") -> Trained:
+    """The trained potential of a checkpoint that has been read, for whoever needs the rest of it too.
+
+    Raises:
+        CheckpointError: as :func:`load`.
+        BuildError: as :func:`load`.
+    """
+    checked = _checked(content, path)
     with checkpoint.understood(path):
-        return Trained(content, device)
+        return Trained(checked, device)
 
 
 class Trained:

@@ -18,7 +18,6 @@ from pesloss.losses.formulas import formulas, remarks
 
 def of_data(data: LoadedData, labels: Collection[str]) -> dict[str, Any]:
     """Which files there were, and how much of each part of them was labelled."""
-    parts = {"train": data.train, "val": data.val, "test": data.test}
     return {
         "files": [
             {
@@ -29,7 +28,7 @@ def of_data(data: LoadedData, labels: Collection[str]) -> dict[str, Any]:
             }
             for file in data.report.files
         ],
-        "splits": {name: _of_part(part, labels) for name, part in parts.items() if part is not None},
+        "splits": {name: _of_part(part, labels) for name, part in data.parts.items()},
         "reference_energies": data.references.note,
     }
 

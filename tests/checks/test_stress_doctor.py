@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import ase.io
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from pesloss.checks.stress import stress
 from pesloss.data import Files
 from tests.checks.crystals import KBAR, LAMMPS, VASP, hot, scanned, spoilt, strained, without
 from tests.checks.subjects import findings, loss, of, subject, tables
+from tests.test_shared_data import shared
 
 ORDERS = {"data.voigt=vasp": VASP, "data.voigt='xx yy zz xy xz yz'": LAMMPS}
 
@@ -231,15 +230,6 @@ def test_order_of_structures_changes_nothing(tmp_path):
     assert verdicts(tmp_path, crystals) == verdicts(tmp_path, mixed)
 
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-
-
-def shared(name: str, **options):
-    if not (SHARED / name).exists():
-        pytest.skip(f"reference data {name} are not here")
-    return of(Files(SHARED / name, cache=None, references="none", **options))
-
-
 GROUP = {"keys": {"config_type": "group"}}
 LEFT_OPEN = {
     "mlearn/Si_train.xyz.gz": set(),
@@ -257,7 +247,7 @@ LEFT_OPEN = {
 @pytest.mark.parametrize("name", LEFT_OPEN)
 def test_data_of_others_are_right_or_left_open(name):
     options = GROUP if name.startswith("mlearn") else {}
-    said = list(stress(shared(name, **options)))
+    said = list(stress(of(Files(shared(name), cache=None, references="none", **options))))
     assert all(finding.level == "note" for finding in findings(said))
     (table,) = tables(said)
     assert {row[0] for row in table.rows if row[-1] != "sign and order right"} == LEFT_OPEN[name]
@@ -265,7 +255,7 @@ def test_data_of_others_are_right_or_left_open(name):
 
 def test_the_mixed_order_of_a_public_set_is_found(tmp_path):
     """As the silicon of mlearn was published: the order of VASP in Elastic, another one in all else."""
-    crystals = ase.io.read(shared_file("mlearn/Si_train.xyz.gz"), ":")
+    crystals = ase.io.read(shared("mlearn/Si_train.xyz.gz"), ":")
     for atoms in crystals:
         if "stress" in atoms.calc.results and atoms.info["group"] != "Elastic":
             six = atoms.calc.results["stress"]  # put down as xx yy zz xy xz yz, read as xx yy zz xy yz xz
@@ -276,9 +266,3 @@ def test_the_mixed_order_of_a_public_set_is_found(tmp_path):
     assert "'AIMD-NVT' (90 structures), config type 'Vacancy' (57 structures)" in found.message
     assert "data.voigt='xx yy zz xz yz xy'" in found.message
     assert "it would be wrong in config type 'Elastic' (55 structures)" in found.message
-
-
-def shared_file(name: str) -> Path:
-    if not (SHARED / name).exists():
-        pytest.skip(f"reference data {name} are not here")
-    return SHARED / name

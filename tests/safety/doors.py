@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_module
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 import pesloss
@@ -16,10 +15,10 @@ from pesloss import checkpoint
 from pesloss.checkpoint import BEST, LAST
 from pesloss.checks.postmortem import rebuilt
 from pesloss.cli import resumed_arguments
-from pesloss.evaluate import evaluate
 from pesloss.explain import explain
 from pesloss.recipes import from_config
 from pesloss.show import show
+from tests.test_evaluate import evaluated
 from tests.trainings import trained
 
 Node = Any
@@ -68,19 +67,6 @@ def load_heads(run: Path, folder: Path, node: Node) -> None:
 
 def evaluate_data(run: Path, folder: Path, node: Node) -> None:
     evaluated(edited(run, folder, config=config_of(run, data=node)), folder)
-
-
-def evaluated(run: Path, folder: Path, *overrides: str) -> None:
-    """``python -m pesloss.evaluate``, in this process."""
-    given = [f"checkpoint='{run}'", *overrides]
-    place = [f"hydra.runtime.output_dir='{folder}'", "hydra.mode=RUN"]
-    with initialize_config_module("pesloss.conf", version_base="1.3"):
-        HydraConfig.instance().set_config(compose("evaluate", [*given, *place], return_hydra_config=True))
-        config = compose("evaluate", given)
-    try:
-        evaluate(config)
-    finally:
-        HydraConfig.instance().cfg = None
 
 
 def explain_loss(run: Path, folder: Path, node: Node) -> None:
