@@ -121,7 +121,7 @@ def test_a_training_may_be_killed_again_and_again(uninterrupted):
                 trained(folder, *LONG, "resume=true")
             finally:
                 os._exit(0)
-        time.sleep(0.25 + 0.02 * lives)
+        time.sleep(0.25 + 0.05 * lives)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         lives += 1

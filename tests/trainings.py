@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from pesloss import build
-from pesloss.training import Fit, Fitted, prepare
+from pesloss.training import Alone, Fit, Fitted, prepare
 from pesloss.training.launch import make_fabric
 from tests import files
 
@@ -71,7 +71,7 @@ def run(fit: Fit) -> Fitted:
     """Its steps, logged."""
     with fit.loggers:
         fit.loggers.start(fit.folder, fit.about["config"], fit.progress.step)
-        return fit.run(fit.__dict__["said"])
+        return Alone(fit).run(fit.__dict__["said"])
 
 
 def trained(folder: Path, *overrides: str, fabric: Fabric | None = None, num: int = 30) -> tuple[Fit, Fitted]:

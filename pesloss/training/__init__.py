@@ -1,11 +1,12 @@
 """Training: optimizer steps, checkpoints, metrics and logs of a run."""
 
 from pesloss.checkpoint import CheckpointError
+from pesloss.training.alone import Alone
 from pesloss.training.console import open_console
 from pesloss.training.fit import Fit, Fitted
 from pesloss.training.guard import NonFiniteError, SpikeError
 from pesloss.training.launch import launch
-from pesloss.training.loggers import CSV, Logger, Loggers, TensorBoard, WandB
+from pesloss.training.loggers import CSV, JobName, Logger, Loggers, TensorBoard, WandB
 from pesloss.training.metrics import MeanPredictor, Metric, Metrics, displayed_unit
 from pesloss.training.predict import predict
 from pesloss.training.prepare import prepare
@@ -14,10 +15,12 @@ from pesloss.training.trainer import Trainer
 
 __all__ = [
     "CSV",
+    "Alone",
     "CheckpointError",
     "Fit",
     "Fitted",
     "Interrupted",
+    "JobName",
     "Logger",
     "Loggers",
     "MeanPredictor",

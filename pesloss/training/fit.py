@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import product
+from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -27,8 +26,6 @@ from pesloss.losses import (
     Batch,
     LossOutput,
     Predictions,
-    Step,
-    TermGradients,
     TotalLoss,
 )
 from pesloss.models import Potential
@@ -39,11 +36,16 @@ from pesloss.training.guard import Guard
 from pesloss.training.loggers import Loggers
 from pesloss.training.metrics import Metric, Metrics, table_columns
 from pesloss.training.mixture import Mixture
-from pesloss.training.predict import predict
+from pesloss.training.requests import EpochStart, Gradient, Place, Prediction, Request, Training
 from pesloss.training.state import Progress, random_states, resumable, usable
 from pesloss.training.stops import Interrupted, Signals
 from pesloss.training.trainer import Trainer
-from pesloss.weighting import GradientWeighting
+
+Loaded: TypeAlias = Callable[..., Iterator[Batch]]
+"""Structures of a part, batch by batch: ``loaded(part, steps, workers=0)``."""
+
+BEFORE, IN, AFTER = -1, 0, 1
+"""Parts of an epoch or a step, see :class:`Place`."""
 
 TIME_IS_OVER = -1
 """What stops a run whose ``max_time`` is over; signals have positive numbers."""
@@ -109,14 +111,11 @@ class Fit:
         self.trainer, self.fabric, self.loss, self.data = trainer, fabric, loss.to(fabric.device), data
         self.potential, self.optimizer, self.scheduler = potential.to(fabric.device), optimizer, scheduler
         self.average = _average(self.potential, trainer.ema_decay)
-        if trainer.compile:
-            torch.compiler.reset()  # the jobs of a sweep are many models of one code
-            self.potential.compile(fullgraph=True, dynamic=True)
-        self.model, self._optimizer = fabric.setup(self.potential, optimizer)
         self.loggers, self.folder, self.about, self.seed = loggers, folder, about, seed
         self.mixture = Mixture(data, loss)
         self.required = list(loss.required)
         self.compared = compared_by(loss, potential)
+        self.loaded: Loaded = partial(loader, device=fabric.device)
         self.score = trainer.score_of(self.compared)
         self.progress = Progress()
         self.validated: dict[str, float] = {}
@@ -133,8 +132,14 @@ class Fit:
         """The model that is validated and kept: the average of the weights if there is one."""
         return self.potential if self.average is None else self.average.module  # pyright: ignore[reportReturnType]
 
-    def run(self, console: Console) -> Fitted:
+    def training(self, watch: Watch, signals: Signals) -> Training:
         """Train what is left of the epochs and put the best weights into the potential.
+
+        A generator: it asks for gradients and predictions, and whoever runs it computes them.
+
+        Args:
+            watch: told of each step and epoch.
+            signals: reasons to stop.
 
         Raises:
             NonFiniteError: if a loss or gradient is not finite and the policy is to stop, or if some of the
@@ -143,20 +148,21 @@ class Fit:
             CheckpointError: if a checkpoint cannot be written.
             Interrupted: after a signal to stop; everything is saved.
         """
-        self._ticked = time.monotonic()
+        self._ticked, self.say = time.monotonic(), watch.say
         self.save()  # a folder that cannot be written is better known before the first step
-        steps = len(self._steps(0))
-        progress, silent = self.progress, not self.fabric.is_global_zero
         self.loss.place(**self.place())
-        done = progress.step + progress.skipped
-        with Watch(self.trainer.epochs, steps, console, done=done, silent=silent) as watch:
-            self.say = watch.say
-            ended = self._train(watch)
+        ended = yield from self._train(watch, signals)
         if (self.folder / checkpoint.BEST).exists():
             best = checkpoint.read(self.folder / checkpoint.BEST)["model"]
             self.potential.load_state_dict(best)
             self.evaluated.load_state_dict(best)
+        progress = self.progress
         return Fitted(progress.best_epoch, progress.best_score, self.score, progress.seconds, ended)
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """Optimizer steps of the first epoch; all have as many, unless budgets of atoms or edges fill up."""
+        return len(self._steps(0))
 
     def save(self) -> None:
         """Write everything that a later step depends on.
@@ -173,40 +179,34 @@ class Fit:
         self.fabric.barrier()
         self._saved = time.monotonic()
 
-    def evaluate(self, part: Packed) -> dict[str, Metric]:
-        """Errors on some structures."""
-        metrics = Metrics(self.compared)
-        for batch, predictions in self.predict(part):
-            metrics.update(predictions, batch)
-        return metrics.compute()
+    def rest(self, part: Packed) -> Iterator[Batch]:
+        """This rank's share of some structures that are not learned from, batch by batch in their order."""
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        size = self.trainer.eval_batch_size
+        return self.loaded(part, batches(part, size, rank=rank, world_size=world_size))
 
     def predict(self, part: Packed) -> Iterator[tuple[Batch, Predictions]]:
-        """This rank's share of some structures, with what the potential says of them."""
-        return predict(
-            self.evaluated,
-            part,
-            list(self.compared),
-            batch_size=self.trainer.eval_batch_size,
-            device=self.fabric.device,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
-        )
+        """The same with what the potential says of them."""
+        self.evaluated.eval()
+        for batch in self.rest(part):
+            yield batch, self.evaluated(batch, list(self.compared))
 
     def first_batches(self, num: int) -> list[Batch]:
         """This rank's share of the first batches of the training, as the model is to see them."""
         chosen = self._chosen(0, self.fabric.global_rank, self.fabric.world_size)[:num]
         return [self.loss.prepare(batch) for batch in loader(self.data.train, chosen, self.fabric.device)]
 
-    def _train(self, watch: Watch) -> str:
+    def _train(self, watch: Watch, signals: Signals) -> Generator[Request, Any, str]:
         """Epoch after epoch; why it ended."""
-        with Signals() as signals:
-            while self.progress.epochs < self.trainer.epochs:
-                if self._is_late():
-                    return f"no better {self.score} in {self.trainer.patience} epochs"
-                stop = self._epoch(watch, signals)
-                if stop and self.progress.epochs < self.trainer.epochs:
-                    self.save()
-                    return self._stopped(stop)
+        while self.progress.epochs < self.trainer.epochs:
+            if self._is_late():
+                return f"no better {self.score} in {self.trainer.patience} epochs"
+            if not self.progress.steps and (reason := (yield EpochStart(self._at(BEFORE)))):
+                return reason
+            stop = yield from self._epoch(watch, signals)
+            if stop and self.progress.epochs < self.trainer.epochs:
+                self.save()
+                return self._stopped(stop)
         return "all epochs are done"
 
     def _is_late(self) -> bool:
@@ -224,15 +224,16 @@ class Fit:
             reason,
         )
 
-    def _epoch(self, watch: Watch, signals: Signals) -> int:
+    def _epoch(self, watch: Watch, signals: Signals) -> Generator[Request, Any, int]:
         """What is left of an epoch, up to a reason to stop."""
         self.potential.train()
         self.loss.train()
         progress = self.progress
         steps = self._steps(progress.epochs)[progress.steps :]
-        made = self._loaded([indices for step in steps for indices in step])
+        chosen = [indices for step in steps for indices in step]
+        made = self.loaded(self.data.train, chosen, workers=self.trainer.workers)
         for step in steps:
-            row = self._optimize([next(made) for _ in step])
+            row = yield from self._optimize([next(made) for _ in step])
             progress.steps += 1
             if row is not None:
                 progress.taken, progress.loss = progress.taken + 1, progress.loss + row["loss"]
@@ -242,8 +243,11 @@ class Fit:
             watch.step(None if row is None else row["loss"])
             if stop := self._attend(signals):
                 return stop
-        self._close_epoch(watch)
+        yield from self._close_epoch(watch)
         return self._attend(signals)
+
+    def _at(self, part: int, batch: int = 0) -> Place:
+        return Place(self.progress.epochs, self.progress.steps, part, batch)
 
     def _steps(self, epoch: int) -> list[list[Tensor]]:
         """For each optimizer step, the structures of its batches on this rank."""
@@ -266,25 +270,20 @@ class Fit:
             world_size=world_size,
         )
 
-    def _loaded(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
-        """Training structures, batch by batch."""
-        return loader(self.data.train, chosen, self.fabric.device, workers=self.trainer.workers)
-
-    def _optimize(self, parts: Sequence[Batch]) -> dict[str, float] | None:
+    def _optimize(self, parts: Sequence[Batch]) -> Generator[Request, Any, dict[str, float] | None]:
         """One optimizer step over several batches; its numbers, if it was taken."""
         self.guard.begin()
         parts = [self.loss.prepare(batch) for batch in parts]
         step = None if len(parts) == 1 else self.loss.step(parts, self._looked_ahead(parts))
-        self._optimizer.zero_grad()
-        by_term = isinstance(self.loss.weighting, GradientWeighting)
-        outputs = (self._differentiate_terms if by_term else self._differentiate)(parts, step)
+        self.optimizer.zero_grad()
+        outputs: list[LossOutput] = yield Gradient(self._at(IN), parts, step)
         numbers, total = _numbers(outputs), self._norm()
         norm = float(total)
         if not self.guard.admits(parts, numbers["loss"], norm):
             return None
         self._clip(total)
         with _scaled_rates(self.optimizer, self._warmth()) as rate:
-            self._optimizer.step()
+            self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.potential)
         self.progress.step += 1
@@ -293,32 +292,15 @@ class Fit:
         self.loss.advance(**self.place())
         return row | {name: float(value) for name, value in self.loss.monitored().items()}
 
-    def _differentiate(self, parts: Sequence[Batch], step: Step | None) -> list[LossOutput]:
-        """Gradients of the loss over several batches."""
-        outputs = []
-        for i, batch in enumerate(parts):
-            with self.fabric.no_backward_sync(self.model, enabled=i < len(parts) - 1):
-                predictions = self._predictions(batch)
-                outputs.append(self.loss.evaluate(predictions, batch, step))
-                self.fabric.backward(outputs[-1].total)
-        return outputs
-
-    def _predictions(self, batch: Batch) -> Predictions:
-        """What the model says of a batch that it learns from."""
-        bfloat16 = self.trainer.precision == "bfloat16"
-        with torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=bfloat16):
-            return self.model(batch, self.required)
-
-    def _differentiate_terms(self, parts: Sequence[Batch], step: Step | None) -> list[LossOutput]:
-        """The same where the weights depend on the gradient of each term: one backward pass a term."""
-        gradients = TermGradients(self.loss, self.potential.parameters(), self.fabric.backward)
-        # a compiled graph may reuse the memory of what it holds, so that it is good for one pass
-        passes = [[name] for name in self.loss.terms] if self.trainer.compile else [[*self.loss.terms]]
-        for batch, terms in product(parts, passes):
-            with self.fabric.no_backward_sync(self.model):
-                predictions = self._predictions(batch)
-                gradients.add(self.loss.values(predictions, batch, step), terms)
-        return [gradients.combine()]
+    def _validate(self) -> Generator[Request, Any, dict[str, Metric]]:
+        """Errors on the validation structures."""
+        if self.data.val is None:
+            return {}
+        metrics = Metrics(self.compared)
+        for index, batch in enumerate(self.rest(self.data.val)):
+            predictions = yield Prediction(self._at(AFTER, index), batch)
+            metrics.update(predictions, batch)
+        return metrics.compute()
 
     def place(self) -> dict[str, Any]:
         """Where training stands, for the loss."""
@@ -370,12 +352,12 @@ class Fit:
             self.save()
         return stop
 
-    def _close_epoch(self, watch: Watch) -> None:
+    def _close_epoch(self, watch: Watch) -> Generator[Request, Any, None]:
         """Validate, schedule, save, tell."""
         progress = self.progress
         self.guard.check_epoch()
         self.guard.check_state("validated")
-        errors = {} if self.data.val is None else self.evaluate(self.data.val)
+        errors = yield from self._validate()
         self.validated = table_columns(errors, "val")
         score = errors[self.score].value if self.score in errors else None
         if score is not None and not isfinite(score):

@@ -10,19 +10,36 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
+
+Config = Mapping[str, Any]
+LONGEST_NAME = 128
+"""Characters of the name of a run that Weights & Biases takes."""
+
+
+class JobName(NamedTuple):
+    """What a job of a sweep is called.
+
+    Args:
+        varied: what tells it from the other jobs, as ``seed=1,loss.weights.forces=10``.
+        sweep: name of the sweep.
+    """
+
+    varied: str
+    sweep: str
 
 
 class Logger(ABC):
     """Keeps the numbers of one run; a context manager, so that it is closed after an error too."""
 
-    def start(self, folder: Path, config: Mapping[str, Any], step: int = 0) -> None:
+    def start(self, folder: Path, config: Config, step: int = 0, job: JobName | None = None) -> None:
         """Told once where the run writes and what it was configured with.
 
         Args:
             folder: of the run.
             config: as plain data.
             step: what a resumed run has done already; rows of later steps are forgotten.
+            job: what the run is called in its sweep; ``None`` outside one.
         """
 
     @abstractmethod
@@ -47,7 +64,7 @@ class CSV(Logger):
         self._folder, self._step = Path(), 0
         self._tables: dict[str, _Table] = {}
 
-    def start(self, folder: Path, config: Mapping[str, Any], step: int = 0) -> None:
+    def start(self, folder: Path, config: Config, step: int = 0, job: JobName | None = None) -> None:
         self._folder, self._step = folder, step
 
     def log(self, kind: str, row: Mapping[str, float]) -> None:
@@ -108,8 +125,9 @@ class _Table:
 class WandB(Logger):
     """A run of Weights & Biases, finished even if the training fails, and continued when that is resumed.
 
-    A job of a sweep has its overrides in its name and its sweep's folder as its group. Numbers are plotted by
-    ``step``. The name of the run on the server stays in ``wandb_id`` in the run's folder.
+    A job of a sweep has what varies in its name, and its sweep as its group. Numbers are plotted by ``step``.
+    The name of the run on the server stays in ``wandb_id`` in the run's folder; a job that is tried again is
+    the same run there.
 
     Args:
         project: name of the project.
@@ -132,17 +150,17 @@ class WandB(Logger):
         self._name, self._group = name, group
         self._run: Any = None
 
-    def start(self, folder: Path, config: Mapping[str, Any], step: int = 0) -> None:
+    def start(self, folder: Path, config: Config, step: int = 0, job: JobName | None = None) -> None:
         import wandb
 
         known = folder / "wandb_id"
-        job, sweep = _job_of_sweep()
+        name = " ".join(filter(None, (self._name, job and job.varied)))
         self._run = wandb.init(
             **self._options,
-            id=known.read_text(encoding="utf-8").strip() if step and known.exists() else None,
+            id=known.read_text(encoding="utf-8").strip() if (step or job) and known.exists() else None,
             resume="allow",
-            name=" ".join(filter(None, (self._name, job)))[:128] or None,
-            group=self._group or sweep,
+            name=name[:LONGEST_NAME] or None,
+            group=self._group or (job and job.sweep),
             dir=folder,
             config=dict(config),
             reinit="create_new",
@@ -163,16 +181,6 @@ class WandB(Logger):
             self._run = None
 
 
-def _job_of_sweep() -> tuple[str | None, str | None]:
-    """Overrides of this job and folder of its sweep, as Hydra knows them; nothing outside a sweep."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return None, None
-    return HydraConfig.get().job.override_dirname, HydraConfig.get().sweep.dir
-
-
 class TensorBoard(Logger):
     """Event files for TensorBoard, in the folder ``tensorboard`` of the run.
 
@@ -183,7 +191,7 @@ class TensorBoard(Logger):
     def __init__(self) -> None:
         self._writer: Any = None
 
-    def start(self, folder: Path, config: Mapping[str, Any], step: int = 0) -> None:
+    def start(self, folder: Path, config: Config, step: int = 0, job: JobName | None = None) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -213,10 +221,10 @@ class Loggers:
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self._loggers = loggers
 
-    def start(self, folder: Path, config: Mapping[str, Any], step: int = 0) -> None:
+    def start(self, folder: Path, config: Config, step: int = 0, job: JobName | None = None) -> None:
         """Start them all."""
         for logger in self._loggers:
-            logger.start(folder, config, step)
+            logger.start(folder, config, step, job)
 
     def log(self, kind: str, row: Mapping[str, float]) -> None:
         """Give them all a row of numbers."""
