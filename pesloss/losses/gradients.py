@@ -66,9 +66,23 @@ class TermGradients:
         chosen = [*self.loss.terms] if terms is None else [name for name in self.loss.terms if name in terms]
         by_name = dict(zip(self.loss.terms, values.unbind(), strict=True))
         for name in chosen:
-            gradient = self._gradient(by_name[name], keep=name != chosen[-1])
-            self._gradients[name] = gradient.add_(self._gradients.get(name, 0))
-            self._values[name] = by_name[name].detach() + self._values.get(name, 0)
+            for parameter in self.parameters:
+                parameter.grad = None
+            self.backward(by_name[name], retain_graph=name != chosen[-1])
+            self.take(name, by_name[name])
+
+    def take(self, name: str, value: Float[Tensor, ""]) -> None:
+        """Take what stands in ``grad`` for the gradient of one term of one batch, as ``add`` does.
+
+        For whoever differentiates many models at once.
+
+        Args:
+            name: of the term.
+            value: of the term.
+        """
+        gradient = self._gradient()
+        self._gradients[name] = gradient.add_(self._gradients.get(name, 0))
+        self._values[name] = value.detach() + self._values.get(name, 0)
 
     def combine(self) -> LossOutput:
         """Give every parameter that a term depends on its gradient, Σ weight · gradient.
@@ -94,11 +108,8 @@ class TermGradients:
         by_name = dict(zip(values, weights.unbind(), strict=True))
         return LossOutput(torch.dot(weights, together), values, by_name, together.new_zeros(()))
 
-    def _gradient(self, value: Tensor, *, keep: bool) -> Tensor:
-        """Gradient of one term by all parameters, in a row."""
-        for parameter in self.parameters:
-            parameter.grad = None
-        self.backward(value, retain_graph=keep)
+    def _gradient(self) -> Tensor:
+        """Gradient by all parameters, in a row."""
         found = [parameter.grad for parameter in self.parameters]
         self._used |= torch.tensor([gradient is not None for gradient in found])
         filled = [

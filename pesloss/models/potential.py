@@ -102,7 +102,7 @@ class Potential(nn.Module):
         self._check(properties)
         if training is None:
             training = self.training and torch.is_grad_enabled()
-        needed = self._needed(properties)
+        needed = self.needed(properties)
         derivatives = [name for name in DERIVATIVES if name in needed]
         with torch.set_grad_enabled(training or bool(derivatives)):
             predictions = self._predict(batch, needed, derivatives, training)
@@ -111,7 +111,7 @@ class Potential(nn.Module):
                     predictions[name] = self.derived[name](predictions, batch)
         return {name: predictions[name] if training else predictions[name].detach() for name in properties}
 
-    def _needed(self, properties: Collection[str]) -> list[str]:
+    def needed(self, properties: Collection[str]) -> list[str]:
         """What these are, or are derived from."""
         needed: list[str] = []
         for name in properties:
@@ -132,9 +132,9 @@ class Potential(nn.Module):
         wanted = [name for name in self.network_properties if name in properties or name == "energy"]
         second = [name for name in SECOND if name in derivatives]
         energy = partial(self._energy, batch, wanted)
-        variables = _leaves(_variables(batch, derivatives), second)
+        variables = _leaves(variables_of(batch, derivatives), second)
         gradients, outputs = _gradient(energy, variables, create_graph or bool(second))
-        found = {**outputs, **_derivatives(gradients, batch["cell"])}
+        found = {**outputs, **derivatives_of(gradients, batch["cell"])}
         for name in second:
             derivative = _hessian if name == "hessian" else _hessian_product
             found[name] = derivative(gradients["positions"], variables["positions"], batch, create_graph)
@@ -144,11 +144,11 @@ class Potential(nn.Module):
         self, batch: Batch, wanted: Collection[str], variables: Variables
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Energy of all structures together, and what else the network says of them."""
-        outputs = self.network(_moved(batch, variables), wanted)
+        outputs = self.network(moved(batch, variables), wanted)
         return outputs["energy"].sum(), outputs
 
 
-def _variables(batch: Batch, derivatives: Collection[str]) -> Variables:
+def variables_of(batch: Batch, derivatives: Collection[str]) -> Variables:
     """What the energy is to be differentiated by: positions for forces, a strain for stress and virial."""
     variables: Variables = {}
     if {"forces", *SECOND} & set(derivatives):
@@ -172,7 +172,8 @@ def _leaves(variables: Variables, second: Collection[str]) -> Variables:
     return {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in variables.items()}
 
 
-def _moved(batch: Batch, variables: Variables) -> Batch:
+def moved(batch: Batch, variables: Variables) -> Batch:
+    """The structures where the variables put them."""
     batch = {**batch, "positions": variables.get("positions", batch["positions"])}
     return deform(batch, variables["strain"]) if "strain" in variables else batch
 
@@ -193,7 +194,7 @@ def _gradient(
     return dict(zip(variables, gradients, strict=True)), outputs
 
 
-def _derivatives(gradients: Variables, cell: Float[Tensor, "structures 3 3"]) -> dict[str, Tensor]:
+def derivatives_of(gradients: Variables, cell: Float[Tensor, "structures 3 3"]) -> dict[str, Tensor]:
     """Forces, virial and stress from the gradient of the energy."""
     found: dict[str, Tensor] = {}
     if "positions" in gradients:

@@ -1,8 +1,8 @@
 """Training: optimizer steps, checkpoints, metrics and logs of a run."""
 
 from pesloss.checkpoint import CheckpointError
+from pesloss.terminal import open_console
 from pesloss.training.alone import Alone
-from pesloss.training.console import open_console
 from pesloss.training.fit import Fit, Fitted
 from pesloss.training.guard import NonFiniteError, SpikeError
 from pesloss.training.launch import launch

@@ -18,7 +18,6 @@ from pesloss.training.requests import EpochStart, Gradient, Prediction, Request
 from pesloss.training.stops import Signals
 from pesloss.weighting import GradientWeighting
 
-
 Model: TypeAlias = Callable[..., Predictions]
 """A potential, or what stands for it: compiled, or one that averages gradients over ranks."""
 
@@ -83,9 +82,14 @@ def differentiate(fit: Fit, model: Model, wanted: Gradient) -> list[LossOutput]:
 
 def learned_from(fit: Fit, model: Model, batch: Batch) -> Predictions:
     """What a model says of a batch that it learns from."""
-    bfloat16 = fit.trainer.precision == "bfloat16"
-    with torch.autocast(fit.fabric.device.type, torch.bfloat16, enabled=bfloat16):
+    with in_precision(fit):
         return model(batch, fit.required)
+
+
+def in_precision(fit: Fit) -> AbstractContextManager[Any]:
+    """Matrix products within it are in the precision of a training."""
+    bfloat16 = fit.trainer.precision == "bfloat16"
+    return torch.autocast(fit.fabric.device.type, torch.bfloat16, enabled=bfloat16)
 
 
 def _differentiate_terms(

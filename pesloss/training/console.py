@@ -22,15 +22,8 @@ from rich.table import Table
 
 from pesloss.data.progress import told
 from pesloss.losses import Term, TotalLoss
+from pesloss.terminal import clock
 from pesloss.training.mixture import Mixture
-
-WIDTH = 120
-
-
-def open_console(width: int = WIDTH) -> Console:
-    """Standard output, as wide as the terminal; where there is none, so wide."""
-    console = Console()
-    return console if console.is_terminal else Console(width=width)
 
 
 class Watch:
@@ -78,7 +71,7 @@ class Watch:
             return
         rate = (time.monotonic() - self._start) / max(self._done - self._before, 1)
         left = rate * (self._epochs * self._steps - self._done)
-        line = f"epoch {number}/{self._epochs}  loss {loss:.4g}  {score}  {_clock(left)} left"
+        line = f"epoch {number}/{self._epochs}  loss {loss:.4g}  {score}  {clock(left)} left"
         self._console.print(line, soft_wrap=True, highlight=False)
 
     def say(self, text: str) -> None:
@@ -140,9 +133,3 @@ def _parts(term: Term) -> list[str]:
     if derived := getattr(term, "prediction", None):
         parts["residual"] += f" of {derived}"
     return [part.replace("()", "") for part in parts.values()]
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

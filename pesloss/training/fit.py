@@ -88,7 +88,6 @@ class Fit:
         loggers: where numbers go.
         folder: where checkpoints go.
         about: plain data to keep in each checkpoint (config, versions, references).
-        seed: of the order of the structures.
         started: when the run began, by ``time.monotonic``, for its ``max_time``; now by default.
     """
 
@@ -105,13 +104,12 @@ class Fit:
         loggers: Loggers,
         folder: Path,
         about: Mapping[str, Any],
-        seed: int = 0,
         started: float | None = None,
     ) -> None:
         self.trainer, self.fabric, self.loss, self.data = trainer, fabric, loss.to(fabric.device), data
         self.potential, self.optimizer, self.scheduler = potential.to(fabric.device), optimizer, scheduler
         self.average = _average(self.potential, trainer.ema_decay)
-        self.loggers, self.folder, self.about, self.seed = loggers, folder, about, seed
+        self.loggers, self.folder, self.about = loggers, folder, about
         self.mixture = Mixture(data, loss)
         self.required = list(loss.required)
         self.compared = compared_by(loss, potential)
@@ -264,7 +262,7 @@ class Fit:
             max_atoms=trainer.max_atoms,
             max_edges=trainer.max_edges,
             shuffle=True,
-            seed=self.seed,
+            seed=trainer.shuffle_seed,
             epoch=epoch,
             rank=rank,
             world_size=world_size,

@@ -146,6 +146,10 @@ class Guard:
         """A step begins: what it changes before it is decided on can be undone."""
         self._before = self._moment()
 
+    def undo(self) -> None:
+        """Make everything as it was when the step began."""
+        self._before.restore()
+
     def admits(self, parts: Sequence[Batch], loss: float, norm: float) -> bool:
         """Whether the step is taken; if not, everything is as if it had not begun, or had not for longer.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from ase.data import chemical_symbols
@@ -19,7 +19,7 @@ from pesloss import build, checkpoint
 from pesloss.checks import Report, Subject, cheap, check
 from pesloss.checks.rendering import rich_table, tell
 from pesloss.data import LoadedData, Packed
-from pesloss.losses import PROPERTIES, TotalLoss
+from pesloss.losses import PROPERTIES, Property, TotalLoss
 from pesloss.losses.batch import atom_counts
 from pesloss.models import Network, Potential
 from pesloss.models.derived import compared_by, derived_by
@@ -35,10 +35,23 @@ from pesloss.training.resume import has_run, resume
 from pesloss.training.trainer import Trainer
 
 Config = Mapping[str, Any]
+Reading: TypeAlias = Callable[[Config, Mapping[str, Property], float, torch.dtype], LoadedData]
+"""From a node of the config, the labels, the cutoff and the dtype to the structures."""
+
+
+def read(node: Config, labels: Mapping[str, Property], cutoff: float, dtype: torch.dtype) -> LoadedData:
+    """Structures that a node of the config describes."""
+    return build(node).load(labels, cutoff, dtype)
 
 
 def prepare(
-    config: Config, fabric: Fabric, folder: Path, console: Console, overrides: Sequence[str] | None = None
+    config: Config,
+    fabric: Fabric,
+    folder: Path,
+    console: Console,
+    overrides: Sequence[str] | None = None,
+    *,
+    reading: Reading = read,
 ) -> Fit:
     """Build what a config describes: loss first, since it decides which labels and derivatives are needed.
 
@@ -51,6 +64,7 @@ def prepare(
         console: where to say what was found.
         overrides: what the command line has changed in the config, for whoever resumes the run;
             ``None`` if there was none.
+        reading: what reads the data; several trainings may share them.
 
     Raises:
         ValueError: if a check finds what would make the training wrong, a weight names an unknown group, or
@@ -67,7 +81,7 @@ def prepare(
     model = build(config["model"], heads=heads).to(trainer.dtype)
     check_precision(trainer, model)
     with watched_reading(console, silent=not fabric.is_global_zero):
-        data: LoadedData = build(config["data"]).load(loss.labels, model.cutoff, trainer.dtype)
+        data = reading(config["data"], loss.labels, model.cutoff, trainer.dtype)
     check_groups(loss, data)
     report = checked(loss, data, config.get("check", True))
     loss.pre_fit(data.train.chunks([*loss.labels, "numbers", "cell", "pbc"]))
@@ -103,7 +117,6 @@ def prepare(
             **of_data(data, loss.labels),
             "versions": _versions(),
         },
-        seed=config["seed"],
         started=started,
     )
     if fabric.is_global_zero:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 State = Mapping[str, Any]
 
-IGNORED = ("resume", "logger", "name", "check")
+IGNORED = ("resume", "logger", "name", "check", "sweep")
 """Parts of a config that no step depends on."""
 
 

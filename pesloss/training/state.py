@@ -81,11 +81,10 @@ def resumable(fit: Fit) -> dict[str, Any]:
 
 def order(fit: Fit) -> dict[str, Any]:
     """What decides which structures make up a step; a position in an epoch means nothing without it."""
-    sizes = ("batch_size", "max_atoms", "max_edges", "accumulate")
+    settings = ("shuffle_seed", "batch_size", "max_atoms", "max_edges", "accumulate")
     return {
         "data": fit.data.fingerprint,
-        "seed": fit.seed,
-        **{name: getattr(fit.trainer, name) for name in sizes},
+        **{name: getattr(fit.trainer, name) for name in settings},
     }
 
 

@@ -30,6 +30,7 @@ class Trainer:
         max_atoms: budget of a batch, on all ranks together, instead of ``batch_size``.
         max_edges: the same, counted in edges.
         accumulate: batches of an optimizer step; the step is the same as with one batch of all of them.
+        shuffle_seed: of the order of the structures, which every epoch has its own of.
         eval_batch_size: structures of a batch where nothing is learned.
         clip_norm: largest norm of the gradient; ``None`` to leave it.
         ema_decay: the model that is validated and kept is the exponential moving average of the weights,
@@ -67,6 +68,7 @@ class Trainer:
     max_atoms: int | None = None
     max_edges: int | None = None
     accumulate: int = 1
+    shuffle_seed: int = 0
     eval_batch_size: int = 64
     clip_norm: float | None = 10.0
     ema_decay: float | None = None
@@ -92,7 +94,7 @@ class Trainer:
     def __post_init__(self) -> None:
         for name in (*_COUNTS, *_OPTIONAL_COUNTS):
             _check_count(name, getattr(self, name), optional=name in _OPTIONAL_COUNTS)
-        for name in ("warmup_steps", "workers"):
+        for name in ("warmup_steps", "workers", "shuffle_seed"):
             _check_count(name, getattr(self, name), least=0)
         for step in self.balance_after:
             _check_count("balance_after", step)
