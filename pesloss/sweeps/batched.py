@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from omegaconf import DictConfig
 from rich.console import Console
 
 from pesloss import build
@@ -62,7 +61,7 @@ class Given(NamedTuple):
     sweep: Sweep
 
     @classmethod
-    def of(cls, config: DictConfig, hydra: Any) -> Given:
+    def of(cls, config: Any, hydra: Any) -> Given:
         """From a composed config and Hydra's part of it."""
         folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
         return cls(plain(config), folder, overrides, swept(hydra), config_hash(config), sweep_of(hydra))
