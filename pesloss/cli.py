@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,8 @@ from pesloss.processes import started_by_launcher
 from pesloss.safety.hydra_targets import checked_configs
 from pesloss.units import in_ascii
 
+OURS = ("pesloss", "__main__")
+"""Packages whose errors may be told in a sentence."""
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SHOWN = "_pesloss_shown"
 _UNIT = re.compile(r"(\+*[\w.]*\b(?:targets|units)\.[^=]+=)([^'\"\[{]*)")
@@ -39,6 +41,8 @@ def hydra_app(
     config_name: str = "train",
     config_path: str = "pkg://pesloss.conf",
     arguments: Callable[[list[str]], list[str]] = list,
+    *,
+    sweeps: bool = False,
 ) -> Callable[[], None]:
     """Command-line program that composes a config and runs a task with it, once or for every job of a sweep.
 
@@ -53,8 +57,10 @@ def hydra_app(
         config_name: name of the primary config in ``config_path``.
         config_path: where the configs are, as ``hydra.main`` takes it.
         arguments: what to make of the command line's arguments before Hydra reads them.
+        sweeps: whether the jobs of a sweep are recorded by the task, see :mod:`pesloss.sweeps`: then the same
+            command goes on with its sweep, and the status is 1 if a job has no result.
     """
-    ours = {"pesloss", "__main__", task.__module__.partition(".")[0]}
+    ours = {*OURS, task.__module__.partition(".")[0]}
 
     @functools.wraps(task)
     def main() -> None:
@@ -65,8 +71,8 @@ def hydra_app(
         job = task if wished == "1" else _job(task, wished, ours)
         try:
             # otherwise Hydra prints the error and keeps it to itself
-            with _environment(_FULL_ERROR, "1"), checked_configs(), _arguments(arguments):
-                return run()(job)()
+            with _environment(_FULL_ERROR, "1"), checked_configs():
+                return (_run_sweeps if sweeps else _run)(run()(job), arguments)
         except KeyboardInterrupt as stop:
             sys.stderr.write(f"\n{str(stop) or 'Interrupted.'}\n")
             sys.exit(getattr(stop, "status", 130))
@@ -77,10 +83,26 @@ def hydra_app(
             if wished == "1":
                 raise
             if not hasattr(error, _SHOWN):
-                sys.stderr.write(f"{_report(error, ours)}\n")
+                sys.stderr.write(f"{report(error, ours)}\n")
             sys.exit(getattr(error, "status", 1))
 
     return main
+
+
+def _run(program: Callable[[], None], arguments: Callable[[list[str]], list[str]]) -> None:
+    with _arguments(arguments):
+        program()
+
+
+def _run_sweeps(program: Callable[[], None], arguments: Callable[[list[str]], list[str]]) -> None:
+    """The same, and a sweep survives what happens to its jobs."""
+    from pesloss.sweeps.names import with_fixed_keys
+    from pesloss.sweeps.surviving import command_line, surviving_sweeps
+
+    with surviving_sweeps(command_line()) as session:
+        _run(program, lambda words: with_fixed_keys(arguments(words)))
+    if status := session.conclude():
+        sys.exit(status)
 
 
 def resumed_arguments(arguments: list[str]) -> list[str]:
@@ -225,7 +247,7 @@ def _job(
         except Exception as error:
             _write_to_log_files(error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                sys.stderr.write(f"{_report(error, ours, _job_name())}\n")
+                sys.stderr.write(f"{report(error, ours, _job_name())}\n")
                 setattr(error, _SHOWN, True)
                 _release(error)
             raise
@@ -245,8 +267,9 @@ def _job_name() -> str:
     return f" in job {job.job.num} ({' '.join(job.overrides.task)})"
 
 
-def _report(error: Exception, ours: set[str], where: str = "") -> str:
-    sentence = explain(error, ours)
+def report(error: Exception, ours: Collection[str] = OURS, where: str = "") -> str:
+    """What is told of an error: a sentence if it is a mistake of the user's, else its traceback."""
+    sentence = explain(error, set(ours))
     if sentence is not None:
         return f"Error{where}: {visible(sentence.strip())}"
     trace = traceback.format_exception(type(error), error, _without_hydra(error.__traceback__))

@@ -167,7 +167,8 @@ def launched(tmp_path_factory) -> Path:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     for name, extra in (
         ("torchrun", ["hydra.run.dir=out/torchrun"]),
-        ("sweep", ["-m", "loss.weights.forces=1,10", "hydra.sweep.dir=out/sweep"]),
+        ("sweep", ["-m", "loss.weights.forces=1", "seed=0,1", "hydra.sweep.dir=out/sweep"]),
+        ("more of it", ["-m", "loss.weights.forces=1", "seed=2,1,0", "hydra.sweep.dir=out/sweep"]),
     ):
         done = subprocess.run(
             [*torchrun, "-m", "pesloss.train", *extra, *APP],
@@ -186,9 +187,10 @@ def launched(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["devices", "torchrun", "srun", "sweep/0"])
+@pytest.mark.parametrize("name", ["devices", "torchrun", "srun", "sweep/seed=0-*"])
 def test_whatever_starts_the_processes_the_weights_are_the_same(launched, name):
-    one, many = (checkpoints.read(launched / "out" / n / "last.ckpt") for n in ("alone", name))
+    (folder,) = launched.glob(f"out/{name}")
+    one, many = (checkpoints.read(path / "last.ckpt") for path in (launched / "out/alone", folder))
     for key, value in one["model"].items():
         torch.testing.assert_close(many["model"][key], value, rtol=2e-3, atol=2e-4)  # float32
     assert len(many["random"]) == 2
@@ -203,11 +205,21 @@ def test_a_run_has_one_folder_whatever_its_ranks(launched):
         "sweep",
     }
     assert {path.name for path in launched.iterdir()} == {"my.xyz", "out"}
-    assert {path.name for path in (launched / "out/sweep").iterdir()} == {"0", "1", "multirun.yaml"}
     alone = {path.name for path in (launched / "out/alone").iterdir()}
-    for name in ("devices", "torchrun", "srun", "sweep/1"):
+    for name in ("devices", "torchrun", "srun"):
         assert {path.name for path in (launched / "out" / name).iterdir()} == alone
         assert len(rows(launched / "out" / name / "epochs.csv")) == 2
+
+
+def test_ranks_agree_on_what_is_left_of_a_sweep(launched):
+    jobs = sorted(launched.glob("out/sweep/seed=*"))
+    assert [job.name.partition("-")[0] for job in jobs] == ["seed=0", "seed=1", "seed=2"]
+    alone = {path.name for path in (launched / "out/alone").iterdir()}
+    for job in jobs:
+        assert {path.name for path in job.iterdir()} == alone | {"job.json", ".lock"}
+        record = json.loads((job / "job.json").read_text())
+        assert (record["state"], record["attempts"]) == ("finished", 1)
+        assert len(checkpoints.read(job / "last.ckpt")["random"]) == 2
 
 
 def test_devices_must_not_contradict_the_launcher(monkeypatch):

@@ -6,13 +6,13 @@ import builtins
 import csv
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.hydra_config import HydraConfig
 
-from pesloss.training.loggers import CSV, Logger, Loggers, TensorBoard, WandB
+from pesloss.training.loggers import CSV, JobName, Logger, Loggers, TensorBoard, WandB
+from tests.wandb_files import runs
 
 ROOT = Path(__file__).parent.parent
 
@@ -182,15 +182,45 @@ def test_without_tensorboard_there_is_a_sentence(tmp_path, monkeypatch):
         TensorBoard().start(tmp_path, {})
 
 
+JOBS = [JobName(f"seed={seed}", "weights-1a2b3c4d") for seed in (0, 1)]
+
+
 @pytest.mark.usefixtures("offline")
 @pytest.mark.filterwarnings("default")
-def test_jobs_of_a_sweep_are_told_apart_by_their_overrides(tmp_path):
-    job = ["hydra.mode=MULTIRUN", "loss=huber", "seed=1", "hydra.sweep.dir=sweeps/a"]
-    with initialize_config_module("pesloss.conf", version_base="1.3"):
-        HydraConfig.instance().set_config(compose("train", job, return_hydra_config=True))
-    try:
-        with Loggers([logger := WandB(name="copper", mode="offline")]) as loggers:
-            loggers.start(tmp_path, {})
-            assert logger._run.name == "copper loss=huber,seed=1" and logger._run.group == "sweeps/a"
-    finally:
-        HydraConfig.instance().cfg = None
+def test_jobs_of_a_sweep_may_be_open_at_once_and_each_is_finished(tmp_path):
+    folders = [tmp_path / job.varied for job in JOBS]
+    with ExitStack() as stack:
+        stack.enter_context(pytest.raises(KeyboardInterrupt))
+        opened = [stack.enter_context(Loggers([WandB(name="copper", mode="offline")])) for _ in JOBS]
+        for loggers, folder, job in zip(opened, folders, JOBS, strict=True):
+            folder.mkdir()
+            loggers.start(folder, {}, 0, job)
+        for step in range(1, 4):
+            for loggers in opened[: 2 if step < 3 else 1]:
+                loggers.log("steps", {"step": step, "loss": 1.0})
+        raise KeyboardInterrupt
+    first, second = runs(tmp_path)
+    assert (first.name, second.name) == ("copper seed=0", "copper seed=1")
+    assert first.group == second.group == "weights-1a2b3c4d"
+    assert (first.steps, second.steps) == ([1, 2, 3], [1, 2]) and first.id != second.id
+    assert None not in (first.exit_code, second.exit_code)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.filterwarnings("default")
+def test_a_job_that_is_tried_again_is_the_same_run(tmp_path):
+    for code in (1, 0):
+        with suppress(ZeroDivisionError), Loggers([WandB(mode="offline")]) as loggers:
+            loggers.start(tmp_path, {}, 0, JOBS[0])
+            1 / (1 - code)
+    first, second = runs(tmp_path)
+    assert first.id == second.id and {first.exit_code, second.exit_code} == {0, 1}
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.filterwarnings("default")
+def test_a_long_name_is_cut_and_a_group_of_ones_own_is_kept(tmp_path):
+    with Loggers([WandB(name="copper", mode="offline", group="mine")]) as loggers:
+        loggers.start(tmp_path, {}, 0, JobName("seed=1," * 50, "weights"))
+    (run,) = runs(tmp_path)
+    assert run.name.startswith("copper seed=1,seed=1") and len(run.name) == 128 and run.group == "mine"

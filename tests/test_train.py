@@ -72,7 +72,8 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path):
 def test_jobs_of_one_sweep_share_no_state(tmp_path):
     trained(tmp_path, "-m", "loss=uncertainty,huber", "hydra.sweep.dir=sweep")
     trained(tmp_path, "loss=huber", "hydra.run.dir=alone")
-    alone, swept = weights(tmp_path / "alone"), weights(tmp_path / "sweep" / "1")
+    (job,) = (tmp_path / "sweep").glob("loss=huber-*")
+    alone, swept = weights(tmp_path / "alone"), weights(job)
     assert all(torch.equal(alone[key], swept[key]) for key in alone)
 
 
@@ -90,8 +91,8 @@ def test_weights_and_biases_gets_a_run_a_job(tmp_path):
         WANDB_SILENT="true",
     )
     assert done.returncode == 0, done.stderr
-    for job in ("0", "1"):
-        assert len(list((tmp_path / "sweep" / job / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    for loss in ("huber", "normal"):
+        assert len(list(tmp_path.glob(f"sweep/loss={loss}-*/wandb/offline-run-*/*.wandb"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from pesloss.safety.overrides import parsed
 
 PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")
 """Hydra takes these from its installed plugins only."""
+SEARCH_SPACE = "hydra.sweeper.custom_search_space"
+"""Optuna's sweeper calls what this names."""
 DEEPEST = 30
 """How deep that part may be nested; interpolations may lead in circles."""
 _HARMLESS = (
@@ -85,10 +87,16 @@ def _called(key: str, node: Any, depth: int) -> Iterator[tuple[str, Any]]:
     elif isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
         for name in node:
             below, value = f"{key}.{name}", _value(node, name)
-            if name in ("_target_", "()") or (name == "class" and "logging" in key):
+            if _is_call(below, name, value):
                 yield below, value
             else:
                 yield from _called(below, value, depth - 1)
+
+
+def _is_call(key: str, name: Any, value: Any) -> bool:
+    if key == SEARCH_SPACE:
+        return value is not None
+    return name in ("_target_", "()") or (name == "class" and "logging" in key)
 
 
 def _value(node: Any, key: Any) -> Any:

@@ -20,7 +20,16 @@ from pesloss.sweeps import told
 from pesloss.sweeps.computing import Compiled, Computing, Stacked
 from pesloss.sweeps.grouping import common, grouped, predicted
 from pesloss.sweeps.halving import Candidate, Decisions, Halving
-from pesloss.sweeps.job import Result, Train, check_objective, continued, plain, sweep_of, with_objective
+from pesloss.sweeps.job import (
+    Result,
+    Train,
+    check_objective,
+    continued,
+    logged_as,
+    plain,
+    sweep_of,
+    with_objective,
+)
 from pesloss.sweeps.names import config_hash, swept
 from pesloss.sweeps.records import Job, Sweep
 from pesloss.sweeps.together import Outcome, Together
@@ -271,7 +280,8 @@ class Batch:
                 known = scores(fit.compared) if fit.data.val is not None else ()
                 check_objective(config["sweep"]["objective"], known)
                 context.enter_context(fit.loggers)
-                fit.loggers.start(given.folder, config, fit.progress.step)
+                fit.loggers.start(given.folder, config, fit.progress.step, logged_as(given.folder))
+                fit.told = job.progress
                 self._members[fit] = Member(given, job, console, context.pop_all())
         except Exception as error:
             self._means.failed(given, error)

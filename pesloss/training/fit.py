@@ -119,6 +119,7 @@ class Fit:
         self.validated: dict[str, float] = {}
         self.guard = Guard(self)
         self.say: Callable[[str], None] = print
+        self.told: Callable[[int, int], None] = lambda done, total: None  # that an epoch is over
         for group in optimizer.param_groups:
             # most schedules note it too, but not all; what is lowered is told from what is configured by it
             group.setdefault("initial_lr", group["lr"])
@@ -379,6 +380,7 @@ class Fit:
         self.save()
         words = "" if score is None else f"val {self.score} {score:.4g} {errors[self.score].unit}"
         watch.epoch(progress.epochs, loss, words)
+        self.told(progress.epochs, self.trainer.epochs)
 
     def _save_best(self) -> None:
         self._tick()

@@ -110,7 +110,7 @@ def test_a_batched_sweep_goes_on_one_by_one(one_by_one):
 
 def test_what_differs_otherwise_is_another_group(tmp_path):
     """Models, batches and data that differ; losses that ask for other labels; weights by gradient."""
-    sweep = ["model.channels=4,6", "loss=energy_forces,energy", "weighting=null,conflict_free"]
+    sweep = ["model.channels=4,6", "loss=energy_forces,energy", "weighting=fixed,conflict_free"]
     finished(tmp_path / "batched", *sweep, BATCHED)
     finished(tmp_path / "whole", *sweep)
     assert_same_sweep(tmp_path / "batched", tmp_path / "whole")
@@ -129,7 +129,7 @@ def test_a_failing_job_leaves_the_others_alone(tmp_path):
     assert ended.status == 1
     states = {tuple(job.swept.values()): job.state for job in jobs(tmp_path).values()}
     assert states == {(1e-3, 1): "finished", (1e30, 1): "failed", (1e-3, -1): "failed", (1e30, -1): "failed"}
-    assert ended.said.count("Error in job") == 3 and "Failures of the sweep" in ended.said
+    assert ended.said.count("Error in job") == 3 and "Jobs of the sweep without a result" in ended.said
 
 
 HALVED = [

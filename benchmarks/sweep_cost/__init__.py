@@ -1,0 +1,1 @@
+"""What a sweep costs: one process a setting, one process for all, all settings in one step."""

@@ -1,0 +1,1 @@
+"""How flat is the optimum over four decades of a weight?"""
