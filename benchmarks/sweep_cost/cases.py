@@ -21,6 +21,7 @@ DELTAS = (0.01, 0.1)
 WEIGHT, DELTA = "loss.weights.forces", "loss.huber_delta"
 CUTOFF, BATCH, RATE = 4.0, 10, 2e-3
 COMPILED, PEER, SWEEP = "pesloss compiled", "graph-pes, a process each", "sweep"
+TRAIN = (sys.executable, "-m", "pesloss.train")
 
 Commands = list[list[str]]
 
@@ -140,7 +141,7 @@ def _shell_loop(settings: Sequence[Setting], own: Sequence[str]) -> Callable[[Ta
     def commands(task: Task, folder: Path) -> Commands:
         return [
             [
-                *(*_ours(task), *own, f"{WEIGHT}={one.weight}", f"{DELTA}={one.delta}"),
+                *(*TRAIN, *_ours(task), *own, f"{WEIGHT}={one.weight}", f"{DELTA}={one.delta}"),
                 f"hydra.run.dir={folder / f'run-{place}'}",
             ]
             for place, one in enumerate(settings)
@@ -154,14 +155,13 @@ def _multirun(own: Sequence[str], halving: bool = False) -> Callable[[Task, Path
 
     def commands(task: Task, folder: Path) -> Commands:
         dropping = [f"sweep.halving.fractions={list(task.fractions)}"] if halving else []
-        return [[*_ours(task), *own, *dropping, "-m", *swept, f"hydra.sweep.dir={folder / SWEEP}"]]
+        return [[*TRAIN, "-m", *_ours(task), *own, *dropping, *swept, f"hydra.sweep.dir={folder / SWEEP}"]]
 
     return commands
 
 
 def _ours(task: Task) -> list[str]:
     return [
-        *(sys.executable, "-m", "pesloss.train"),
         *("data=files", f"data.train={task.train}", f"data.val={task.val}", "data.test_fraction=0"),
         *("loss=huber", "loss.weights.stress=0", f"optimizer.lr={RATE}", "logger=csv"),
         *("model.channels=32", "model.layers=2", f"model.cutoff={CUTOFF}"),

@@ -53,15 +53,19 @@ class Compiled(InTurn):
 
     On a CPU this is the fastest: compiled functions of stacked weights are no faster, and are compiled anew
     for each number of edges (torch 2.13).
+
+    Args:
+        backend: of ``torch.compile``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backend: str = "inductor") -> None:
+        self._backend = backend
         self._functions: dict[str, Callable[..., Predictions]] = {}
 
     def model(self, potential: Potential) -> Model:
         structure = repr(potential)
         if structure not in self._functions:
-            self._functions[structure] = _compiled(potential)
+            self._functions[structure] = _compiled(potential, self._backend)
         function, state = self._functions[structure], _state(potential)
 
         def model(batch: Batch, properties: Sequence[str]) -> Predictions:
@@ -187,7 +191,7 @@ def _state(potential: Potential) -> dict[str, Any]:
     return dict([*potential.named_parameters(), *potential.named_buffers()])
 
 
-def _compiled(potential: Potential) -> Callable[..., Predictions]:
+def _compiled(potential: Potential, backend: str) -> Callable[..., Predictions]:
     """A function of weights and structures."""
     shell: nn.Module = copy.deepcopy(potential)
 
@@ -196,4 +200,4 @@ def _compiled(potential: Potential) -> Callable[..., Predictions]:
     ) -> Predictions:
         return functional_call(shell, state, (batch, properties), {"training": training})
 
-    return torch.compile(predict, fullgraph=True, dynamic=True)
+    return torch.compile(predict, fullgraph=True, dynamic=True, backend=backend)

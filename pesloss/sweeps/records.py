@@ -302,7 +302,7 @@ class Sweep:
             known = {job.folder: job for job in (*self.jobs(), *jobs)}
             content = {
                 "command": list(command),
-                "started": self.about["started"] if self.session == session else _now(),
+                "started": self.about.get("started") if self.session == session else _now(),
                 "session": session,
                 "jobs": [asdict(job) for job in known.values()],
             }
@@ -323,9 +323,12 @@ class Sweep:
 
     def jobs(self, session: str | None = None) -> list[Planned]:
         """The jobs that were asked for, by one run of the command or by any."""
-        known = {one.name for one in fields(Planned)}
-        found = [{k: v for k, v in job.items() if k in known} for job in self.about.get("jobs", ())]
-        return [job for job in (Planned(**one) for one in found) if session in (None, job.session)]
+        named = [one for one in self.about.get("jobs", ()) if isinstance(one, dict) and "folder" in one]
+        jobs = [
+            Planned(one["folder"], one.get("overrides", []), one.get("swept", {}), one.get("session", ""))
+            for one in named
+        ]
+        return [job for job in jobs if session in (None, job.session)]
 
     def has_failed(self, session: str) -> bool:
         """Whether a job has failed in a run of the command."""

@@ -109,9 +109,8 @@ class Session:
         if failures:
             told.failed(failures)
         if waiting:
-            told.say(
-                f"sweep: {len(waiting)} of {len(self.asked)} jobs were not begun; the same command does."
-            )
+            number = f"{len(waiting)} of {len(self.asked)} jobs"
+            told.say(f"sweep: {number} were not begun; give the same command again.")
         return 1 if failures or waiting else 0
 
 

@@ -13,7 +13,17 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from pesloss.sweeps.records import DROPPED, FAILED, INTERRUPTED, RUNNING, Planned, Record, RecordError, Sweep
+from pesloss.sweeps.records import (
+    DROPPED,
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    Planned,
+    Record,
+    RecordError,
+    Sweep,
+    is_running,
+)
 from pesloss.terminal import clock, open_console
 
 POLLED = 3.0
@@ -32,8 +42,9 @@ class State:
 
     @classmethod
     def of(cls, sweep: Sweep) -> State:
-        """As the records say."""
-        return cls([(job, sweep.record(job)) for job in sweep.jobs(sweep.session)])
+        """As the records say; what was killed waits to begin again."""
+        found = [(job, sweep.record(job)) for job in sweep.jobs(sweep.session)]
+        return cls([(job, None if _is_killed(sweep.folder / job.folder, r) else r) for job, r in found])
 
     @property
     def done(self) -> list[tuple[Planned, Record]]:
@@ -192,6 +203,10 @@ def _seconds(record: Record) -> float:
 
 def _state(record: Record | RecordError | None) -> str | None:
     return record.state if isinstance(record, Record) else None
+
+
+def _is_killed(folder: Path, record: Record | RecordError | None) -> bool:
+    return isinstance(record, Record) and record.state == RUNNING and not is_running(folder)
 
 
 def _has_failed(record: Record | RecordError | None, session: str) -> bool:

@@ -124,7 +124,7 @@ def test_a_failure_is_shown_at_once_and_ends_one_job(tmp_path):
     }
     shown = ended.said.index("Error in job 0 (")
     sentence = ended.said[shown:].splitlines()[0]
-    assert "trainer.batch_size=0 optimizer.lr=0.001" in sentence
+    assert "trainer.batch_size=0 " in sentence and "optimizer.lr=0.001 " in sentence
     assert "batch_size must be a whole number of at least 1, got 0." in sentence
     assert shown < ended.said.index("sweep: 1 of 4 done, 2 failed")
     table = ended.said[ended.said.index("Jobs of the sweep without a result") :]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import shlex
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,13 @@ import torch
 from rich.console import Console
 
 from pesloss import checkpoint
-from pesloss.sweeps.computing import InTurn, Stacked
+from pesloss.sweeps.computing import Compiled, InTurn, Stacked
 from pesloss.sweeps.together import Together
 from pesloss.training import Fit, NonFiniteError
 from pesloss.training.console import Watch
 from pesloss.training.stops import Signals
 from tests.fragile import TARGET
+from tests.test_potential import keep_machine_code
 from tests.trainings import EVERYTHING, prepared, trained
 
 FACTORS = "+loss.weighting.factors.forces='{0: 1, 4: 100}'"
@@ -44,7 +47,7 @@ def together(fits: list[Fit], computing) -> dict[Fit, object]:
     ended = {}
     watches = {fit: Watch(fit.trainer.epochs, 1, Console(file=io.StringIO())) for fit in fits}
     for fit in fits:
-        fit.loggers.start(fit.folder, fit.about["config"])
+        fit.loggers.start(fit.folder, fit.about["config"], fit.progress.step)
     with Signals() as signals:
         Together(watches, computing, signals, ended.__setitem__).advance()
     for fit in fits:
@@ -107,6 +110,23 @@ def test_jobs_together_are_jobs_one_after_another(tmp_path, jobs, computing):
 def test_a_hundred_steps_together_are_a_hundred_steps_alone(tmp_path, jobs):
     check(tmp_path, stacked(), JOBS[jobs][:2], "trainer.epochs=34", tolerance=1e-6)
     assert len(table(tmp_path / "together/0/steps.csv")) > 100
+
+
+def compiled_together(folder: Path) -> None:
+    check(folder, Compiled("aot_eager"), ["loss=uncertainty", "loss=mae optimizer.lr=0.01"])
+    compiled = compile_counter()
+    assert compiled == 2, "one graph for training, one for validation"
+
+
+def compile_counter() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_one_compiled_function_serves_all_jobs(tmp_path):
+    """In a process without type checks, which cannot be compiled."""
+    folder = str(tmp_path / "inductor")
+    with ProcessPoolExecutor(1, get_context("spawn"), keep_machine_code, (folder,)) as pool:
+        pool.submit(compiled_together, tmp_path).result()
 
 
 def test_stress_and_derived_properties_together(tmp_path):
