@@ -6,6 +6,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pesloss.sweeps.job import (
     logged_as,
     plain,
 )
-from pesloss.sweeps.records import file_stamps
+from pesloss.sweeps.records import file_stamps, note_epochs
 
 
 def train(config: Any) -> Objective:
@@ -60,6 +61,8 @@ def run(fabric: Any, config: dict[str, Any], folder: Path, overrides: list[str])
     console = open_console()
     fit = prepare(config, fabric, folder, console, overrides)
     check_objective(config["sweep"]["objective"], scores(fit.compared) if fit.data.val is not None else ())
+    if fabric.is_global_zero:
+        fit.told = partial(note_epochs, folder)
     with fit.loggers:
         fit.loggers.start(folder, config, fit.progress.step, logged_as(folder))
         return concluded(fit, Alone(fit).run(console), console)

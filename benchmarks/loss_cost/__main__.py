@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 from benchmarks.loss_cost.clock import limits
 from benchmarks.loss_cost.originals import ORIGINALS
 from benchmarks.loss_cost.tables import own_table, recipes_table
+from benchmarks.machine import machine
 from tests.parity.live import environment
 
 HERE = "benchmarks.loss_cost"
@@ -92,22 +92,11 @@ def _run(command: list[str], settings: dict[str, str]) -> Rows:
 
 
 def _write(folder: Path, name: str, rows: Rows, table: Any) -> None:
-    content = {"machine": _machine(), "rows": rows}
+    content = {"machine": machine(), "rows": rows}
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (folder / f"{name}.md").write_text(table(rows), encoding="utf-8")
     if name == "own":
         sys.stdout.write(table(rows))
-
-
-def _machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "load": os.getloadavg(),
-        "python": platform.python_version(),
-    }
 
 
 def _limits(options: argparse.Namespace) -> list[str]:

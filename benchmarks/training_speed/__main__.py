@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,10 +22,10 @@ from typing import Any
 
 import ase.io
 import numpy as np
-import torch
 import yaml
 from ase import Atoms
 
+from benchmarks.machine import machine
 from benchmarks.training_speed.plots import growth, steps, table
 
 CUTOFF, BATCH, EPOCHS, TRAIN, VALIDATE = 4.0, 10, 3, 450, 50
@@ -156,7 +155,7 @@ def main() -> None:
     results = {
         kind: {code: _medians(runs) for code, runs in by_code.items()} for kind, by_code in found.items()
     }
-    results = {"machine": _machine(), **results}
+    results = {"machine": machine(), **results}
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (options.out / "table.md").write_text(table(results), encoding="utf-8")
     growth(results, options.out / "growth.png")
@@ -196,23 +195,6 @@ def _medians(runs: list[Rows]) -> Rows:
         {name: statistics.median(row[name] for row in rows) for name in rows[0]}
         for rows in zip(*runs, strict=True)
     ]
-
-
-def _machine() -> dict[str, Any]:
-    model = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        "",
-    )
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
 
 
 def _run(command: list[str]) -> str:

@@ -1,6 +1,8 @@
-"""Tables, figures and rows of the experiment from its sweeps; the README has their commands.
+"""Tables, figures and rows of the experiment from its sweeps.
 
-python -m experiments.huber_delta --acac multirun/delta_acac --si multirun/delta_si
+    python -m experiments.huber_delta --acac multirun/delta_acac --si multirun/delta_si
+
+The README has the commands of the sweeps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Table, figure and rows of the experiment from its sweeps; the README has their commands.
+"""Table, figure and rows of the experiment from its sweeps.
 
-python -m experiments.weight_sweep --acac multirun/weight_acac --si multirun/weight_si
+    python -m experiments.weight_sweep --acac multirun/weight_acac --si multirun/weight_si
+
+The README has the commands of the sweeps.
 """
 
 from __future__ import annotations

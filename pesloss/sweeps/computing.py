@@ -17,6 +17,7 @@ from pesloss.models.potential import SECOND
 from pesloss.models.stacked import StackedPotential
 from pesloss.training import Fit
 from pesloss.training.alone import Model, differentiate, in_precision
+from pesloss.training.guard import places
 from pesloss.training.requests import Gradient, Prediction
 from pesloss.weighting import GradientWeighting
 
@@ -61,15 +62,24 @@ class Compiled(InTurn):
     def __init__(self, backend: str = "inductor") -> None:
         self._backend = backend
         self._functions: dict[str, Callable[..., Predictions]] = {}
+        self._models: dict[Potential, Model] = {}
 
     def model(self, potential: Potential) -> Model:
+        if potential not in self._models:
+            self._models[potential] = self._made(potential)
+        return self._models[potential]
+
+    def _made(self, potential: Potential) -> Model:
         structure = repr(potential)
         if structure not in self._functions:
             self._functions[structure] = _compiled(potential, self._backend)
-        function, state = self._functions[structure], _state(potential)
+        function, parameters = self._functions[structure], dict(potential.named_parameters())
+        names, owners = [name for name, _ in potential.named_buffers()], places(potential)
 
         def model(batch: Batch, properties: Sequence[str]) -> Predictions:
-            return function(state, batch, list(properties), potential.training)
+            # a buffer may be another tensor by now, a parameter is not
+            buffers = {name: getattr(*place) for name, place in zip(names, owners, strict=True)}
+            return function({**parameters, **buffers}, batch, list(properties), potential.training)
 
         return model
 
@@ -185,10 +195,6 @@ def _or_error(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except Exception as error:
         return error
-
-
-def _state(potential: Potential) -> dict[str, Any]:
-    return dict([*potential.named_parameters(), *potential.named_buffers()])
 
 
 def _compiled(potential: Potential, backend: str) -> Callable[..., Predictions]:

@@ -36,8 +36,11 @@ def conducted(config: Any, train: Train) -> Objective:
     A job that another process has is left to it; one that it has ended by now is not trained again.
 
     Raises:
+        ValueError: if jobs are to be stopped by others, which takes jobs that train together.
         Exception: what the training raises; it is recorded as the job's failure.
     """
+    if OmegaConf.select(config, "sweep.halving.fractions"):
+        raise ValueError("sweep.halving compares jobs while they train: choose hydra/launcher=batched too.")
     hydra, process = HydraConfig.get(), started_by_launcher()
     folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
     wish = OmegaConf.select(config, "sweep.objective")

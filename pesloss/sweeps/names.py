@@ -107,7 +107,10 @@ def with_fixed_keys(arguments: Sequence[str]) -> list[str]:
     given = any(re.fullmatch(_MULTIRUN, argument.lower()) for argument in arguments)
     if not (varied or given) or not fixed or any(a.lstrip("+").startswith(EXCLUDED) for a in arguments):
         return list(arguments)
-    return [*arguments, f"{EXCLUDED}=[{','.join(repr(key) for key in fixed)}]"]
+    last = max(i for i, word in enumerate(arguments) if not word.startswith("-") and _parsed([word]))
+    # beside the others: overrides before and after an option are none to Hydra
+    added = f"{EXCLUDED}=[{','.join(repr(key) for key in fixed)}]"
+    return [*arguments[: last + 1], added, *arguments[last + 1 :]]
 
 
 def _parsed(words: Iterable[str]) -> list[Override]:

@@ -136,6 +136,16 @@ def read(folder: Path) -> Record | None:
         raise RecordError(_damaged(folder / RECORD, error)) from error
 
 
+def note_epochs(folder: Path, done: int, total: int) -> None:
+    """So many epochs of the job in a folder are done, which may be known in another process than its own.
+
+    Outside a sweep it does nothing.
+    """
+    record = read(folder)
+    if record is not None and record.state == RUNNING:
+        write(folder / RECORD, asdict(replace(record, epochs=[done, total])), durable=False)
+
+
 def is_running(folder: Path) -> bool:
     """Whether a process trains in a folder now, as far as this machine can know."""
     if not (folder / LOCK).exists():
@@ -208,9 +218,8 @@ class Job:
         return cls(folder, record, lock)
 
     def progress(self, done: int, total: int) -> None:
-        """So many epochs are done. It may be called in a process that this one has started."""
-        self.record = replace(self.record, epochs=[done, total])
-        write(self.folder / RECORD, asdict(self.record), durable=False)
+        """So many epochs are done."""
+        note_epochs(self.folder, done, total)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """It has been trained to its end; ``files`` of the result are those of its data."""

@@ -156,6 +156,11 @@ def test_the_worst_settings_stop(tmp_path):
     assert "0 to do" in finished(tmp_path, *HALVED)
 
 
+def test_jobs_one_by_one_cannot_be_halved(tmp_path):
+    ended = swept(tmp_path, *HALVED[:-1])
+    assert ended.status == 1 and "choose hydra/launcher=batched too" in ended.said
+
+
 RUNGS: dict[str, Moment] = {
     "within an epoch": (Fit, "save", 9),
     "before a decision": (Decisions, "decide", 1),

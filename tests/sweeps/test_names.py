@@ -156,3 +156,8 @@ def test_questions_are_answered(tmp_path, words, text):
     done = app(tmp_path, *words)
     assert (done.returncode, done.stderr) == (0, "") and text in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_an_option_may_come_last():
+    words = with_fixed_keys(["seed=0,1", "loss=mae", "-m"])
+    assert words == ["seed=0,1", "loss=mae", f"{EXCLUDED}=['loss']", "-m"]

@@ -116,8 +116,8 @@ def test_where_files_cannot_be_locked_the_process_itself_is_looked_for(tmp_path,
     job = begun(tmp_path)
     (tmp_path / ".lock").touch()
     assert is_running(tmp_path)
-    job.record = records.replace(job.record, process={**job.record.process, "pid": 2**22 + 1})
-    job.progress(1, 2)
+    gone = records.replace(job.record, process={**job.record.process, "pid": 2**22 + 1})
+    records.write(tmp_path / records.RECORD, records.asdict(gone))
     assert not is_running(tmp_path)
     job.finish(RESULT)
     assert read(tmp_path).state == "finished"
