@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pesloss.mistakes import explain
-from pesloss.names import visible
+from pesloss.names import quoted, visible
 from pesloss.processes import started_by_launcher
 from pesloss.safety.hydra_targets import checked_configs
 from pesloss.units import in_ascii
@@ -153,16 +153,6 @@ def chosen_device(config: Mapping[str, Any]) -> str:
     if config["device"] != "auto":
         return config["device"]
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def quoted(text: str) -> str:
-    """A word on Hydra's command line, whatever is in it.
-
-    Example:
-        >>> print(quoted("Ann's run=1"))
-        'Ann\\'s run=1'
-    """
-    return "'" + text.replace("'", r"\'") + "'"
 
 
 def _overrides(folder: Path) -> list[str]:

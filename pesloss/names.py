@@ -1,4 +1,4 @@
-"""Parts by name, and what to say about a name that is none."""
+"""Parts by name, what to say about a name that is none, and words as others have to read them."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def visible(text: str) -> str:
 
 def _describe(spec: Any) -> str:
     return f"{spec!r} of type {type(spec).__name__}"
+
+
+def quoted(text: str) -> str:
+    """A word on Hydra's command line, whatever is in it.
+
+    Example:
+        >>> print(quoted("Ann's run=1"))
+        'Ann\\'s run=1'
+    """
+    return "'" + text.replace("'", r"\'") + "'"

@@ -96,6 +96,7 @@ def concluded(fit: Any, fitted: Any, console: Console) -> Result:
         "score": {**score, "unit": unit},
         "seconds": metrics["seconds"],
         "ended": metrics["ended"],
+        "complete": fitted.complete,
         "metrics": errors,
         "files": file_stamps(file["file"] for file in fit.about["files"]),
     }

@@ -23,6 +23,8 @@ PLUGINS = ("hydra.launcher._target_", "hydra.sweeper._target_")
 """Hydra takes these from its installed plugins only."""
 SEARCH_SPACE = "hydra.sweeper.custom_search_space"
 """Optuna's sweeper calls what this names."""
+SHELL = ("setup", "srun_args", "additional_parameters", "python")
+"""Settings of the launcher for SLURM that become lines of a shell script."""
 DEEPEST = 30
 """How deep that part may be nested; interpolations may lead in circles."""
 _HARMLESS = (
@@ -60,6 +62,9 @@ def check(config: Any, overrides: Iterable[str] = ()) -> None:
     for key, name in _called("hydra", config.get("hydra"), DEEPEST):
         if key not in typed:
             _check_target(key, name)
+    for key in (f"hydra.launcher.{name}" for name in SHELL):
+        if OmegaConf.select(config, key) and not any(word.split(".")[:3] == key.split(".") for word in typed):
+            raise BuildError(f"{key}: a config file does not run commands; give it here on the command line.")
     variables = OmegaConf.select(config, "hydra.job.env_set") or {}
     if unsaid := [name for name in variables if f"hydra.job.env_set.{name}" not in typed]:
         raise BuildError(

@@ -222,12 +222,15 @@ class Job:
         note_epochs(self.folder, done, total)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """It has been trained to its end; ``files`` of the result are those of its data."""
-        self._end(FINISHED, result=_without_files(result), files=list(result.get("files", ())))
+        """It has been trained to its end, or to that of its time; ``files`` are those of its data."""
+        if not result.get("complete", True):
+            self.interrupt()
+            return
+        self._end(FINISHED, result=_of_record(result), files=list(result.get("files", ())))
 
     def drop(self, result: Mapping[str, Any]) -> None:
         """It was stopped because others are better; the result is that of where it stopped."""
-        self._end(DROPPED, result=_without_files(result), files=list(result.get("files", ())))
+        self._end(DROPPED, result=_of_record(result), files=list(result.get("files", ())))
 
     def fail(self, error: BaseException) -> None:
         """It cannot go on."""
@@ -449,8 +452,9 @@ def _is_alive(folder: Path) -> bool | None:
     return True
 
 
-def _without_files(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name != "files"}
+def _of_record(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record says of a result elsewhere is left out."""
+    return {name: value for name, value in result.items() if name not in ("files", "complete")}
 
 
 def _version() -> str:

@@ -26,7 +26,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext
 from omegaconf import OmegaConf, open_dict
 
-from pesloss.cli import quoted
+from pesloss.names import quoted
 from pesloss.processes import started_by_launcher
 from pesloss.sweeps import sweepers, told
 from pesloss.sweeps.job import recorded

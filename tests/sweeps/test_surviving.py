@@ -372,3 +372,11 @@ def test_the_command_is_noted(tmp_path):
     Sweep(tmp_path).add([], command=["pesloss-train", "-m", "seed=0,1"], session="a")
     content = json.loads((tmp_path / "sweep.json").read_text())
     assert content["command"] == ["pesloss-train", "-m", "seed=0,1"] and content["jobs"] == []
+
+
+def test_a_job_whose_time_is_over_goes_on(tmp_path):
+    ended = swept(tmp_path, "seed=0,1", "trainer.max_time=0.001")
+    assert ended.status == 1
+    assert {job.state for job in jobs(tmp_path).values()} == {"interrupted"}
+    ended = swept(tmp_path, "seed=0,1")
+    assert ended.status == 0 and {job.attempts for job in jobs(tmp_path).values()} == {2}
