@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pesloss.training import JobName
 
 Result: TypeAlias = dict[str, Any]
-"""Of a training: ``score`` (name, value, unit, epoch), ``seconds``, ``ended``, ``metrics``, ``files``; whether
-it is ``complete`` or its time was over."""
+"""Of a training: ``score`` (name, value, unit, epoch), ``seconds``, ``ended``, ``metrics``, ``files``, and
+whether it is ``complete`` or its time was over."""
 Objective: TypeAlias = float | list[float] | None
 Train: TypeAlias = Callable[[dict[str, Any], Path, list[str]], Result]
 """From a job's config as plain data, its folder and its command line to what came of it."""
