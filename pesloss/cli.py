@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import logging
 import os
 import re
@@ -67,6 +69,7 @@ def hydra_app(
         run = functools.partial(
             hydra.main, version_base="1.3", config_path=config_path, config_name=config_name
         )
+        atexit.register(gc.freeze)  # otherwise Python looks through all of torch for garbage before it ends
         wished = os.environ.get(_FULL_ERROR)
         job = task if wished == "1" else _job(task, wished, ours)
         try:
