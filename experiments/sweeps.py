@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,13 @@ def write(figure: Figure, axes: Mapping[str, Any], path: Path) -> None:
         axis.yaxis.set_major_locator(MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(lambda value, _: number(value))
     FigureCanvasAgg(figure).print_figure(path, dpi=130)
+
+
+def from_command_line(about: str | None, data: Iterable[str], tell: Callable[[str, Path], None]) -> None:
+    """Tell of each data set whose sweep is given, as ``--acac FOLDER``."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in data:
+        parser.add_argument(f"--{name}", type=Path, help="folder of its sweep")
+    for name, folder in vars(parser.parse_args()).items():
+        if folder is not None:
+            tell(name, folder)

@@ -7,7 +7,6 @@ The README has the commands of the sweeps.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from experiments.sweeps import (
     by_values,
     finished,
+    from_command_line,
     insert,
     markdown,
     means_of,
@@ -136,16 +136,5 @@ def _plot(data: str, errors: Sequence[ErrorName], grids: Mapping[ErrorName, Grid
     write(figure, axes, HERE / f"{data}.png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for data in DATA:
-        parser.add_argument(f"--{data}", type=Path, help="folder of its sweep")
-    for data, folder in vars(parser.parse_args()).items():
-        if folder is not None:
-            tell(data, folder)
-
-
 if __name__ == "__main__":
-    main()
+    from_command_line(__doc__, DATA, tell)

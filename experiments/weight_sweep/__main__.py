@@ -7,13 +7,13 @@ The README has the commands of the sweeps.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.sweeps import (
     by_values,
     finished,
+    from_command_line,
     insert,
     markdown,
     means_of,
@@ -99,16 +99,5 @@ def _plot(data: str, comparison: Comparison, curves: Mapping[ErrorName, Curve]) 
     write(figure, axes, HERE / f"{data}.png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for data in KEYS:
-        parser.add_argument(f"--{data}", type=Path, help="folder of its sweep")
-    for data, folder in vars(parser.parse_args()).items():
-        if folder is not None:
-            tell(data, folder)
-
-
 if __name__ == "__main__":
-    main()
+    from_command_line(__doc__, KEYS, tell)

@@ -160,6 +160,11 @@ def is_running(folder: Path) -> bool:
         return alive is True
 
 
+def is_killed(folder: Path, record: object) -> bool:
+    """Whether the process of a job is gone without a word, by what its record says."""
+    return isinstance(record, Record) and record.state == RUNNING and not is_running(folder)
+
+
 class Job:
     """A job that this process trains; it holds the lock of its folder. See :meth:`begin`.
 

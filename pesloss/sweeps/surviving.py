@@ -41,6 +41,7 @@ from pesloss.sweeps.records import (
     RecordError,
     Sweep,
     changed_files,
+    is_killed,
     is_running,
     of_config,
 )
@@ -87,8 +88,7 @@ class Asked:
 
     def is_killed(self) -> bool:
         """Whether its process is gone without a word."""
-        record = self.record()
-        return isinstance(record, Record) and record.state == RUNNING and not is_running(self.folder)
+        return is_killed(self.folder, self.record())
 
 
 class Session:
@@ -208,7 +208,7 @@ class Surviving(Launcher):
             return True
         if record.state == FAILED:
             return bool(self._wish("retry_failed"))
-        return record.state == RUNNING and not is_running(job.folder)
+        return is_killed(job.folder, record)
 
     def _is_over(self) -> bool:
         """Whether no further job may begin."""

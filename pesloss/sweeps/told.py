@@ -22,7 +22,7 @@ from pesloss.sweeps.records import (
     Record,
     RecordError,
     Sweep,
-    is_running,
+    is_killed,
 )
 from pesloss.terminal import clock, open_console
 
@@ -44,7 +44,7 @@ class State:
     def of(cls, sweep: Sweep) -> State:
         """As the records say; what was killed waits to begin again."""
         found = [(job, sweep.record(job)) for job in sweep.jobs(sweep.session)]
-        return cls([(job, None if _is_killed(sweep.folder / job.folder, r) else r) for job, r in found])
+        return cls([(job, None if is_killed(sweep.folder / job.folder, r) else r) for job, r in found])
 
     @property
     def done(self) -> list[tuple[Planned, Record]]:
@@ -203,10 +203,6 @@ def _seconds(record: Record) -> float:
 
 def _state(record: Record | RecordError | None) -> str | None:
     return record.state if isinstance(record, Record) else None
-
-
-def _is_killed(folder: Path, record: Record | RecordError | None) -> bool:
-    return isinstance(record, Record) and record.state == RUNNING and not is_running(folder)
 
 
 def _has_failed(record: Record | RecordError | None, session: str) -> bool:

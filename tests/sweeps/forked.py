@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from pesloss import checkpoint as checkpoints
 from pesloss.report import final as report
 from pesloss.sweeps.records import Record, Sweep, read
 from pesloss.train import main
 from tests import files
-from tests.test_resume import counted, fork, kill
-from tests.trainings import TINY, rows
+from tests.test_resume import counted, final, fork, kill
+from tests.trainings import TINY
 
 SETTINGS = [*TINY, "data.train=data.xyz", "check=false", "trainer.accelerator=cpu"]
 FOLDER = "hydra.sweep.dir=sweep"
@@ -89,20 +88,12 @@ def results(folder: Path) -> dict[str, object]:
 
 
 def _of_job(folder: Path) -> dict[str, object]:
-    content = {name: checkpoints.read(folder / f"{name}.ckpt") for name in ("best", "last")}
-    for state in content.values():
-        state["progress"].pop("seconds")
-        state["config"].pop("resume")
-    tables = {name: rows(folder / f"{name}.csv") for name in ("steps", "epochs")}
-    for row in tables["epochs"]:
-        row.pop("seconds")
     metrics = json.loads((folder / "metrics.json").read_text())
     record = json.loads((folder / "job.json").read_text())
-    kept = {name: record[name] for name in ("state", "overrides", "swept", "config", "files")}
+    kept = {name: record[name] for name in ("state", "overrides", "swept", "config")}
     for timed in (metrics, record["result"]):
         timed.pop("seconds")
-    names = sorted(path.name for path in folder.iterdir())
-    return {**content, **tables, **kept, "metrics": metrics, "result": record["result"], "files": names}
+    return {**final(folder), **kept, "metrics": metrics, "result": record["result"]}
 
 
 def _run(
