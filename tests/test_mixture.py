@@ -104,7 +104,8 @@ def test_weight_and_sampling_of_each_dataset_are_told_and_logged_apart(tmp_path)
 
 def test_the_logged_ratio_is_that_of_the_structures_of_the_batches(tmp_path):
     fit = prepared(tmp_path / "run", *COMMON, data(tmp_path, **MIXED), "trainer.epochs=1")
-    seen = torch.cat([batch["dataset"] for step in fit._steps(0) for batch in fit.loaded(step)])
+    chosen = [indices for step in fit._steps(0) for indices in step]
+    seen = torch.cat([batch["dataset"] for batch in fit.loaded(fit.data.train, chosen)])
     run(fit)
     (row,) = rows(tmp_path / "run/epochs.csv")
     share = (seen == group_code("second")).double().mean().item()
