@@ -109,7 +109,8 @@ def together(jobs: Sequence[Any], copies: int | None = None) -> None:
         jobs: config and Hydra's part of it, of each.
         copies: models that are computed together at most; ``None`` for all.
     """
-    from pesloss.sweeps.batched import Given, Means, train_jobs
+    from pesloss.sweeps.batched import Means, train_jobs
+    from pesloss.sweeps.job import Given
 
     given = [Given.of(config, hydra) for config, hydra in jobs]
     train_jobs(given, Means(launched, concluded, _failed, copies))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from rich.console import Console
@@ -20,18 +19,8 @@ from pesloss.sweeps import told
 from pesloss.sweeps.computing import Compiled, Computing, Stacked
 from pesloss.sweeps.grouping import common, grouped, predicted
 from pesloss.sweeps.halving import Candidate, Decisions, Halving
-from pesloss.sweeps.job import (
-    Result,
-    Train,
-    check_objective,
-    continued,
-    logged_as,
-    plain,
-    sweep_of,
-    with_objective,
-)
-from pesloss.sweeps.names import config_hash, swept
-from pesloss.sweeps.records import Job, Sweep
+from pesloss.sweeps.job import Given, Result, Train, check_objective, logged_as, with_objective
+from pesloss.sweeps.running import Job
 from pesloss.sweeps.together import Outcome, Together
 from pesloss.terminal import WIDTH
 from pesloss.training import Fit, Fitted, Interrupted, Trainer, prepare
@@ -48,37 +37,6 @@ QUIET = 10.0
 """Seconds between two lines that say how far jobs are."""
 
 Conclude: TypeAlias = Callable[[Fit, Fitted, Console], Result]
-
-
-class Given(NamedTuple):
-    """A job that is to be trained with others.
-
-    Args:
-        config: of the job, as plain data.
-        folder: of the job; it exists.
-        overrides: its command line.
-        swept: values of what varies.
-        code: hash of its config.
-        sweep: that it belongs to.
-    """
-
-    config: dict[str, Any]
-    folder: Path
-    overrides: list[str]
-    swept: dict[str, Any]
-    code: str
-    sweep: Sweep
-
-    @classmethod
-    def of(cls, config: Any, hydra: Any) -> Given:
-        """From a composed config and Hydra's part of it."""
-        folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
-        return cls(plain(config), folder, overrides, swept(hydra), config_hash(config), sweep_of(hydra))
-
-    def begin(self) -> Job | None:
-        """Take the job, unless it has ended or is another process's."""
-        about = {"overrides": self.overrides, "swept": self.swept, "config": self.code}
-        return Job.begin(self.folder, **about, session=self.sweep.session)
 
 
 @dataclass(frozen=True)
@@ -105,6 +63,9 @@ def train_jobs(jobs: Sequence[Given], means: Means) -> None:
         ValueError: if ``sweep.halving`` makes no sense.
         Interrupted: after a signal to stop; everything is saved.
     """
+    jobs = [given for given in jobs if _is_computable(given, means)]
+    if not jobs:
+        return
     halving = Halving(**jobs[0].config["sweep"]["halving"])
     whole = grouped(jobs, [common(job.config) for job in jobs])
     groups = [part for group in whole for part in _parts(group, means)]
@@ -115,6 +76,28 @@ def train_jobs(jobs: Sequence[Given], means: Means) -> None:
     for group in groups:
         with Signals() as signals, Batch(group, reading, means, signals) as batch:
             batch.advance()
+
+
+def _is_computable(given: Given, means: Means) -> bool:
+    """Whether the config of a job can be computed; if not, that is its failure."""
+    try:
+        _ = given.config
+    except Exception as error:
+        with _told(given, means), given.begin() or nullcontext():
+            raise error
+        return False
+    return True
+
+
+@contextmanager
+def _told(given: Given, means: Means) -> Iterator[None]:
+    """Whatever came of a job within it is told; an error is the job's own, and the others go on."""
+    try:
+        yield
+    except Exception as error:
+        means.failed(given, error)
+    finally:
+        told.ended(given.sweep, given.folder)
 
 
 def _parts(group: Sequence[Given], means: Means) -> list[Sequence[Given]]:
@@ -248,44 +231,29 @@ class Batch:
 
     def _alone(self, given: Given) -> None:
         """A job in processes of its own."""
-        if (job := self._begun(given)) is None:
+        if (job := given.begin()) is None:
             return
-        try:
-            with job:
-                result = self._means.alone(continued(given.config, job), given.folder, given.overrides)
-                job.finish(with_objective(result, given.config["sweep"]["objective"]))
-        except Exception as error:
-            self._means.failed(given, error)
-        finally:
-            told.ended(given.sweep, given.folder)
-
-    def _begun(self, given: Given) -> Job | None:
-        """The job, unless another has it, or none is to begin after a failure."""
-        if given.config["sweep"]["fail_fast"] and given.sweep.has_failed(given.sweep.session):
-            return None
-        return given.begin()
+        with _told(given, self._means), job:
+            result = self._means.alone(given.continued(job), given.folder, given.overrides)
+            job.finish(with_objective(result, given.wish("objective")))
 
     def _prepare(self, given: Given) -> None:
         """Everything before the first step of a job; an error is its own."""
-        if (job := self._begun(given)) is None:
+        if (job := given.begin()) is None:
             return
-        try:
-            with ExitStack() as context:
-                context.enter_context(job)
-                file = context.enter_context((given.folder / CONSOLE).open("a", encoding="utf-8"))
-                console = Console(file=file, width=WIDTH)
-                config = continued(given.config, job)
-                place = (self._fabric, given.folder, console, given.overrides)
-                fit = prepare(config, *place, reading=self._reading)
-                known = scores(fit.compared) if fit.data.val is not None else ()
-                check_objective(config["sweep"]["objective"], known)
-                context.enter_context(fit.loggers)
-                fit.loggers.start(given.folder, config, fit.progress.step, logged_as(given.folder))
-                fit.told = job.progress
-                self._members[fit] = Member(given, job, console, context.pop_all())
-        except Exception as error:
-            self._means.failed(given, error)
-            told.ended(given.sweep, given.folder)
+        with _told(given, self._means), ExitStack() as context:
+            context.enter_context(job)
+            file = context.enter_context((given.folder / CONSOLE).open("a", encoding="utf-8"))
+            console = Console(file=file, width=WIDTH)
+            config = given.continued(job)
+            place = (self._fabric, given.folder, console, given.overrides)
+            fit = prepare(config, *place, reading=self._reading)
+            known = scores(fit.compared) if fit.data.val is not None else ()
+            check_objective(given.wish("objective"), known)
+            context.enter_context(fit.loggers)
+            fit.loggers.start(given.folder, config, fit.progress.step, logged_as(given.folder))
+            fit.told = job.progress
+            self._members[fit] = Member(given, job, console, context.pop_all())
 
     def _watch(self, fit: Fit) -> Watch:
         done = fit.progress.step + fit.progress.skipped
@@ -301,17 +269,14 @@ class Batch:
         """A training has ended: evaluate it, or record why there is nothing to evaluate."""
         given, job, console, context = self._members.pop(fit)
         try:
-            with context:
+            with _told(given, self._means), context:
                 if isinstance(outcome, BaseException):
                     raise outcome
                 result = self._means.conclude(fit, outcome, console)
-                result = with_objective(result, given.config["sweep"]["objective"])
+                result = with_objective(result, given.wish("objective"))
                 (job.drop if fit in self._dropped else job.finish)(result)
         except Interrupted as stop:
             self._interrupted = stop
-        except Exception as error:
-            self._means.failed(given, error)
-        told.ended(given.sweep, given.folder)
 
     def _passed(self, place: Place) -> None:
         """Say now and then how far the jobs are."""

@@ -1,12 +1,14 @@
 """One job of a sweep: recorded as it begins and ends, gone on with from its checkpoint, scored.
 
 ``pesloss.train.train`` calls :func:`conducted` in a sweep. What trains several jobs in one process does the
-same for each: ``Job.begin``, :func:`continued`, the training, :func:`with_objective`, ``Job.finish``.
+same for each: ``Given.begin``, ``Given.continued``, the training, :func:`with_objective`, ``Job.finish``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,7 +20,8 @@ from pesloss.names import unknown
 from pesloss.processes import started_by_launcher
 from pesloss.sweeps import told
 from pesloss.sweeps.names import config_hash, swept
-from pesloss.sweeps.records import SWEEP, Job, Record, Sweep, of_config, read
+from pesloss.sweeps.records import SWEEP, Record, Sweep, of_config, read
+from pesloss.sweeps.running import Job
 
 if TYPE_CHECKING:
     from pesloss.training import JobName
@@ -31,6 +34,63 @@ Train: TypeAlias = Callable[[dict[str, Any], Path, list[str]], Result]
 """From a job's config as plain data, its folder and its command line to what came of it."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """A job of a sweep as Hydra has composed it.
+
+    Args:
+        composed: its config.
+        folder: of the job; it exists.
+        overrides: its command line.
+        swept: values of what varies.
+        sweep: that it belongs to.
+    """
+
+    composed: Any
+    folder: Path
+    overrides: list[str]
+    swept: dict[str, Any]
+    sweep: Sweep
+
+    @classmethod
+    def of(cls, config: Any, hydra: Any) -> Given:
+        """From a composed config and Hydra's part of it."""
+        folder = Path(hydra.runtime.output_dir)
+        return cls(config, folder, list(hydra.overrides.task), swept(hydra), sweep_of(hydra))
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The config as plain data.
+
+        Raises:
+            OmegaConfBaseException: if a value is missing, or cannot be computed.
+        """
+        return plain(self.composed)
+
+    def wish(self, name: str) -> Any:
+        """A setting of the sweep; ``None`` if the config has no such part."""
+        return OmegaConf.select(self.composed, f"sweep.{name}")
+
+    def begin(self) -> Job | None:
+        """Take the job, unless it has ended, is another process's, or none is to begin after a failure."""
+        session = self.sweep.session
+        if self.wish("fail_fast") and self.sweep.has_failed(session):
+            return None
+        about = {"overrides": self.overrides, "swept": self.swept, "config": config_hash(self.composed)}
+        return Job.begin(self.folder, **about, session=session)
+
+    def continued(self, job: Job) -> dict[str, Any]:
+        """The config; if the job was begun before and has a checkpoint, it goes on from that."""
+        from pesloss.training.resume import has_run  # torch waits until it is needed
+
+        again = job.record.attempts > 1 and self.config.get("resume") is None and has_run(job.folder)
+        return {**self.config, "resume": True} if again else self.config
+
+    def recorded(self) -> Objective:
+        """What a sweeper is to minimise, if the job has ended."""
+        return recorded(of_config(self.folder, config_hash(self.composed)), self.wish("objective"))
+
+
 def conducted(config: Any, train: Train) -> Objective:
     """Train the job of a sweep that Hydra runs now, and record it; what a sweeper is to minimise.
 
@@ -40,26 +100,20 @@ def conducted(config: Any, train: Train) -> Objective:
         ValueError: if jobs are to be stopped by others, which takes jobs that train together.
         Exception: what the training raises; it is recorded as the job's failure.
     """
-    if OmegaConf.select(config, "sweep.halving.fractions"):
+    given, process = Given.of(config, HydraConfig.get()), started_by_launcher()
+    if given.wish("halving.fractions"):
         raise ValueError("sweep.halving compares jobs while they train: choose hydra/launcher=batched too.")
-    hydra, process = HydraConfig.get(), started_by_launcher()
-    folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
-    wish = OmegaConf.select(config, "sweep.objective")
     if process is not None and process.rank > 0:  # the first process keeps the records
-        return objective(train(plain(config), folder, overrides), wish)
-    sweep, code = sweep_of(hydra), config_hash(config)
-    if OmegaConf.select(config, "sweep.fail_fast") and sweep.has_failed(sweep.session):
-        return None
-    about = {"overrides": overrides, "swept": swept(hydra), "config": code, "session": sweep.session}
-    job = Job.begin(folder, **about)
-    if job is None:
-        return recorded(of_config(folder, code), wish)
+        return objective(train(given.config, given.folder, given.overrides), given.wish("objective"))
+    if (job := given.begin()) is None:
+        return given.recorded()
     try:
         with job:
-            result = with_objective(train(continued(plain(config), job), folder, overrides), wish)
+            result = train(given.continued(job), given.folder, given.overrides)
+            result = with_objective(result, given.wish("objective"))
             job.finish(result)
     finally:
-        told.ended(sweep, folder)
+        told.ended(given.sweep, given.folder)
     return result["objective"]
 
 
@@ -76,14 +130,6 @@ def plain(config: Any) -> dict[str, Any]:
     """
     content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return content
-
-
-def continued(config: dict[str, Any], job: Job) -> dict[str, Any]:
-    """The config of a job that goes on from its own checkpoint, if it was begun before and has one."""
-    from pesloss.training.resume import has_run  # torch waits until it is needed
-
-    again = job.record.attempts > 1 and config.get("resume") is None and has_run(job.folder)
-    return {**config, "resume": True} if again else config
 
 
 def with_objective(result: Result, wish: str | Sequence[str] | None) -> Result:

@@ -12,7 +12,7 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,16 +35,14 @@ from pesloss.sweeps.records import (
     FAILED,
     INTERRUPTED,
     RUNNING,
-    Job,
     Planned,
     Record,
     RecordError,
     Sweep,
     changed_files,
-    is_killed,
-    is_running,
     of_config,
 )
+from pesloss.sweeps.running import Job, is_killed, is_running
 
 T = TypeVar("T")
 
@@ -175,7 +173,8 @@ class Surviving(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         numbered = enumerate(job_overrides, start=initial_job_idx)
-        jobs = [self._asked(list(overrides), number) for number, overrides in numbered]
+        folders = self._sweep.folders()
+        jobs = [self._asked(list(overrides), number, folders) for number, overrides in numbered]
         unique = list({job.folder: job for job in jobs}.values())
         if self._is_first:
             self._session.asked |= {job.folder: job for job in unique}
@@ -188,16 +187,18 @@ class Surviving(Launcher):
         records = self._agreed([job.record() for job in jobs])
         return [self._returned(job, record) for job, record in zip(jobs, records, strict=True)]
 
-    def _asked(self, overrides: list[str], number: int) -> Asked:
+    def _asked(self, overrides: list[str], number: int, folders: Mapping[str, str]) -> Asked:
+        """A job in the folder that has the same config already, whatever varied then, or in its own."""
         config = self._context.config_loader.load_sweep_config(self._config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
-        name = _subdir(config)
+        code = config_hash(config)
+        name = folders.get(code) or _subdir(config)
         tasks: list[str] = list(config.hydra.overrides.task)
         planned = Planned(name, tasks, swept(config.hydra), self._session.name)
         place = [f"hydra.sweep.dir={quoted(self._folder)}", f"hydra.sweep.subdir={quoted(name)}"]
         folder = self._sweep.folder / name
-        return Asked(number, [*overrides, *place], folder, config_hash(config), planned)
+        return Asked(number, [*overrides, *place], folder, code, planned)
 
     def _is_left(self, job: Asked) -> bool:
         """Whether this process is to launch a job, as the records stand."""

@@ -13,10 +13,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
+
+from pesloss.sweeps.locks import holding
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
@@ -159,13 +161,11 @@ def _claimed(folder: Path) -> Iterator[bool]:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(folder / ".study.lock", timeout=0))
+            stack.enter_context(holding(folder / ".study.lock", 0))
         except Timeout:
             yield False
-            return
-        except (OSError, NotImplementedError):
-            pass  # a file system without locks
-        yield True
+        else:
+            yield True
 
 
 def _opened(sweeper: Any) -> OptunaStudy:

@@ -22,8 +22,8 @@ from pesloss.sweeps.records import (
     Record,
     RecordError,
     Sweep,
-    is_killed,
 )
+from pesloss.sweeps.running import is_killed
 from pesloss.terminal import clock, open_console
 
 POLLED = 3.0
@@ -103,7 +103,10 @@ def started(jobs: int, done: int, folder: str) -> None:
 
 
 def ended(sweep: Sweep, folder: Path) -> None:
-    """What came of a job, and where the sweep stands; said by the process that launches the jobs alone."""
+    """What came of a job, and where the sweep stands; said by the process that launches the jobs alone.
+
+    Nothing is said of one that runs.
+    """
     if _is_launching:
         name = folder.resolve().relative_to(sweep.folder.resolve()).as_posix()
         _tell(sweep, State.of(sweep), [name])
@@ -165,7 +168,7 @@ def failed(failures: Sequence[tuple[Planned, str]]) -> None:
 def _tell(sweep: Sweep, state: State, names: Sequence[str]) -> None:
     session = sweep.session
     for job, record in state.jobs:
-        if job.folder in names and record is not None:
+        if job.folder in names and record is not None and _state(record) != RUNNING:
             what = f"{settings(job.swept)}: {_outcome(record)}"
             parts = (state.sentence(session), what, state.best(), state.left(session))
             say("; ".join(filter(None, parts)))

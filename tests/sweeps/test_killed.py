@@ -10,7 +10,8 @@ import pytest
 
 from pesloss.report import final as report
 from pesloss.sweeps import records, told
-from pesloss.sweeps.records import Job, Sweep
+from pesloss.sweeps.records import Sweep
+from pesloss.sweeps.running import Job
 from pesloss.sweeps.surviving import Surviving
 from pesloss.training import Fit, Metrics
 from tests.sweeps.forked import Moment, results, swept

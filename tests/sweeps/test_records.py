@@ -11,18 +11,17 @@ from dataclasses import asdict
 
 import pytest
 
-from pesloss.sweeps import records
+from pesloss.sweeps import records, running
 from pesloss.sweeps.records import (
-    Job,
     Planned,
     RecordError,
     Sweep,
     changed_files,
     file_stamps,
-    is_running,
     of_config,
     read,
 )
+from pesloss.sweeps.running import Job, is_running
 
 ABOUT = {"overrides": ["seed=1"], "swept": {"seed": 1}, "config": "1a2b3c4d", "session": "s"}
 RESULT = {
@@ -36,8 +35,8 @@ RESULT = {
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(records, "SHORTLY", 0.01)
-    monkeypatch.setattr(records, "LONGER", 0.01)
+    monkeypatch.setattr(running, "SHORTLY", 0.01)
+    monkeypatch.setattr(running, "LONGER", 0.01)
 
 
 def begun(folder) -> Job:
@@ -100,7 +99,7 @@ def test_an_error_is_told_in_a_sentence(tmp_path):
 
 def test_a_dead_process_holds_no_lock(tmp_path):
     code = (
-        "import os, pathlib, sys; from pesloss.sweeps.records import Job; "
+        "import os, pathlib, sys; from pesloss.sweeps.running import Job; "
         f"Job.begin(pathlib.Path(sys.argv[1]), **{ABOUT!r}); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
@@ -112,7 +111,7 @@ def test_where_files_cannot_be_locked_the_process_itself_is_looked_for(tmp_path,
     def refuse(*_, **__) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(records.FileLock, "acquire", refuse)
+    monkeypatch.setattr(running.FileLock, "acquire", refuse)
     job = begun(tmp_path)
     (tmp_path / ".lock").touch()
     assert is_running(tmp_path)
@@ -167,6 +166,16 @@ def test_a_job_with_another_config_is_refused(tmp_path):
     begun(tmp_path).finish(RESULT)
     with pytest.raises(RecordError, match=r"holds a job with another config \(seed=1\)"):
         of_config(tmp_path, "another")
+
+
+def test_more_may_vary_when_a_job_is_asked_for_again(tmp_path):
+    sweep = Sweep(tmp_path)
+    for swept in ({"seed": 1}, {"model": "painn"}):
+        sweep.add([Planned("job", [], swept)], command=[], session="")
+    assert sweep.jobs() == [Planned("job", [], {"model": "painn", "seed": 1})]
+    assert sweep.folders() == {}
+    begun(tmp_path / "job")
+    assert sweep.folders() == {ABOUT["config"]: "job"}
 
 
 def test_a_sweep_keeps_its_jobs_and_knows_which_were_asked_for_last(tmp_path):

@@ -19,9 +19,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
+from pesloss.report.sweep.reading import read_sweep
 from pesloss.sweeps import surviving
 from pesloss.sweeps.job import check_objective, objective, with_objective
-from pesloss.sweeps.records import Job, Sweep, read
+from pesloss.sweeps.records import Sweep, read
+from pesloss.sweeps.running import Job
 from pesloss.sweeps.surviving import JobError, Session, Surviving, surviving_sweeps
 from pesloss.training import Fit
 from tests.sweeps.forked import Sweeping, jobs, results, swept
@@ -72,6 +74,19 @@ def test_what_is_done_is_not_touched_and_what_is_new_is_trained(tmp_path):
     assert len(jobs(tmp_path)) == 6
     for name, files in before.items():
         assert stamps(folder_of(tmp_path, name)) == files
+
+
+@needs_fork
+def test_a_key_that_begins_to_vary_leaves_what_is_done(tmp_path):
+    """A job is known by its config, whatever its folder is called; the table knows the value it has."""
+    swept(tmp_path, "seed=0,1")
+    before = {name: stamps(folder_of(tmp_path, name)) for name in jobs(tmp_path)}
+    more = swept(tmp_path, "seed=0,1", "trainer.batch_size=8,4")
+    assert more.status == 0 and "sweep: 4 jobs, 2 done, 2 to do" in more.said
+    for name, files in before.items():
+        assert stamps(folder_of(tmp_path, name)) == files
+    found = {tuple(job.swept.items()) for job in read_sweep(tmp_path / "sweep").jobs}
+    assert found == {(("trainer.batch_size", b), ("seed", s)) for s in (0, 1) for b in (8, 4)}
 
 
 @needs_fork

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pesloss.sweeps import records
+from pesloss.sweeps.running import is_killed
 
 STATES = ("finished", "dropped", "running", "interrupted", "failed", "not begun")
 """How far a job may have come; ``dropped`` was stopped early because others were better."""
@@ -182,7 +183,7 @@ def _job(folder: Path, planned: records.Planned | None) -> Job:
         folder=folder,
         state=_state(folder, record),
         overrides=_strings(list(record.overrides)),
-        swept=record.swept,
+        swept=record.swept if planned is None else planned.swept,  # more may vary since it was begun
         errors=_errors(result),
         score=_column(score),
         best_epoch=best if isinstance(best, int) else None,
@@ -201,8 +202,7 @@ def _begun(folder: Path, planned: records.Planned | None, state: str, error: str
 
 def _state(folder: Path, record: records.Record) -> str:
     """The state of a job; one that was killed could not write down that it no longer runs."""
-    killed = record.state == records.RUNNING and not records.is_running(folder)
-    return records.INTERRUPTED if killed else record.state
+    return records.INTERRUPTED if is_killed(folder, record) else record.state
 
 
 def _errors(result: Mapping[str, Any]) -> dict[str, float]:
