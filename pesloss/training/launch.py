@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import warnings
@@ -82,6 +83,8 @@ def make_fabric(trainer: Trainer) -> Fabric:
             "on each machine; leave trainer.devices out."
         )
     _join(process)
+    atexit.unregister(_leave)  # once is enough
+    atexit.register(_leave)
     return Fabric(
         **shared,
         devices=process.per_node,
@@ -110,6 +113,12 @@ def _join(process: Process) -> None:
     for name, value in (("RANK", process.rank), ("LOCAL_RANK", process.local_rank)):
         os.environ.setdefault(name, str(value))
     os.environ.setdefault("WORLD_SIZE", str(process.world_size))
+
+
+def _leave() -> None:
+    """Part from the other processes before the program ends, which may abort where threads still serve them."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _prepared(threads: int | None, function: Callable[..., R], args: Sequence[Any], fabric: Fabric) -> R:
