@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 
 import pytest
@@ -323,11 +322,6 @@ def compiled_evaluation_is_detached():
 @pytest.mark.parametrize("properties", [("energy",), ALL])
 def test_whole_prediction_compiles_as_one_graph(fresh, properties):
     fresh(compiled_is_eager, properties, "aot_eager", [to_batch(structures()), to_batch(structures()[1:])])
-
-
-def test_machine_code_is_eager(fresh):
-    small = partial(compiled_is_eager, channels=2, layers=1, radial=3)
-    fresh(small, ("energy", "forces"), "inductor", [to_batch(structures())])
 
 
 def test_another_batch_size_needs_no_other_graph(fresh):

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,9 +26,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext
 from omegaconf import OmegaConf, open_dict
 
-from pesloss.names import quoted
 from pesloss.processes import started_by_launcher
 from pesloss.sweeps import sweepers, told
+from pesloss.sweeps.composing import Remembering, placed
 from pesloss.sweeps.job import recorded
 from pesloss.sweeps.names import config_hash, swept
 from pesloss.sweeps.records import (
@@ -121,8 +121,9 @@ def surviving_sweeps(command: Sequence[str]) -> Iterator[Session]:
     def instantiate_launcher(
         self: Plugins, hydra_context: HydraContext, task_function: Any, config: Any
     ) -> Launcher:
-        wrapped = launcher(self, hydra_context, task_function, config)
-        return Surviving(wrapped, hydra_context, config, session)
+        loader = Remembering(hydra_context.config_loader)
+        context = replace(hydra_context, config_loader=loader)
+        return Surviving(launcher(self, context, task_function, config), loader, config, session)
 
     def instantiate_sweeper(
         self: Plugins, *, hydra_context: HydraContext, task_function: Any, config: Any
@@ -155,14 +156,16 @@ class Surviving(Launcher):
 
     Args:
         launcher: what runs jobs, set up.
-        context: loads the config of a job.
+        loader: composes the config of a job.
         config: composed for the whole sweep.
         session: the run of the command.
     """
 
-    def __init__(self, launcher: Launcher, context: HydraContext, config: Any, session: Session) -> None:
-        self._launcher, self._context, self._config, self._session = launcher, context, config, session
+    def __init__(self, launcher: Launcher, loader: Remembering, config: Any, session: Session) -> None:
+        self._launcher, self._loader, self._config, self._session = launcher, loader, config, session
         self._folder = str(config.hydra.sweep.dir)
+        self._is_basic = config.hydra.launcher._target_ == BASIC_LAUNCHER
+        self._is_here = self._is_basic or getattr(launcher, "in_this_process", False)
         self._tried: set[Path] = set()
         process = started_by_launcher()
         self._is_first = process is None or process.rank == 0
@@ -189,16 +192,17 @@ class Surviving(Launcher):
 
     def _asked(self, overrides: list[str], number: int, folders: Mapping[str, str]) -> Asked:
         """A job in the folder that has the same config already, whatever varied then, or in its own."""
-        config = self._context.config_loader.load_sweep_config(self._config, overrides)
+        config = self._loader.load_sweep_config(self._config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
         code = config_hash(config)
         name = folders.get(code) or _subdir(config)
         tasks: list[str] = list(config.hydra.overrides.task)
         planned = Planned(name, tasks, swept(config.hydra), self._session.name)
-        place = [f"hydra.sweep.dir={quoted(self._folder)}", f"hydra.sweep.subdir={quoted(name)}"]
-        folder = self._sweep.folder / name
-        return Asked(number, [*overrides, *place], folder, code, planned)
+        words = placed(config, overrides, self._folder, name)
+        if self._is_here:
+            self._loader.remember(words, config)
+        return Asked(number, words, self._sweep.folder / name, code, planned)
 
     def _is_left(self, job: Asked) -> bool:
         """Whether this process is to launch a job, as the records stand."""
@@ -231,14 +235,13 @@ class Surviving(Launcher):
                 told.say(f"sweep: {what} is left to {process}, which runs it now.")
 
     def _run(self, jobs: Sequence[Asked]) -> None:
-        if self._config.hydra.launcher._target_ == BASIC_LAUNCHER:
+        if self._is_basic:
             with _quiet(BASIC_LAUNCHER.rpartition(".")[0]):
                 for job in jobs:
                     if self._agreed(self._is_left(job)) and (error := self._launched([job])):
                         raise error
             return
-        here = getattr(self._launcher, "in_this_process", False)
-        with nullcontext() if here or not jobs else told.watched(self._sweep):
+        with nullcontext() if self._is_here or not jobs else told.watched(self._sweep):
             self._persist(jobs)
 
     def _persist(self, jobs: Sequence[Asked]) -> None:

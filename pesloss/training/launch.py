@@ -116,7 +116,7 @@ def _join(process: Process) -> None:
 
 
 def _leave() -> None:
-    """Part from the other processes before the program ends, which may abort where threads still serve them."""
+    """Part from the other processes: a program that ends while threads still serve them may abort."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

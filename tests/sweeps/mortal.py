@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from pesloss import train as app
 from pesloss.cli import hydra_app, resumed_arguments
+from pesloss.report import final
 from pesloss.sweeps import records
 from pesloss.training.loggers import Loggers
 from tests import files
@@ -49,7 +50,7 @@ FAULTS = {"raises": raise_error, "killed": kill, "killed once": kill_once, "inte
 
 @contextmanager
 def befalling(fault: str | None, folder: Path) -> Iterator[None]:
-    """Within it, a training has a fault, or its score is not a number."""
+    """Within it, a training has a fault, or its score is not a number; nothing is plotted."""
     original, launched = Loggers.log, app.launched
 
     def log(self: Loggers, kind: str, row: Mapping[str, float]) -> None:
@@ -61,7 +62,8 @@ def befalling(fault: str | None, folder: Path) -> Iterator[None]:
         result = launched(*args)
         return {**result, "score": {**result["score"], "value": float("nan")}} if fault == "nan" else result
 
-    with mock.patch.object(Loggers, "log", log), mock.patch.object(app, "launched", scored):
+    unplotted = mock.patch.multiple(final, parity_plots=mock.Mock(), learning_curves=mock.Mock())
+    with unplotted, mock.patch.object(Loggers, "log", log), mock.patch.object(app, "launched", scored):
         yield
 
 

@@ -83,7 +83,6 @@ def test_a_batched_sweep_is_a_sweep(one_by_one):
 
 
 MOMENTS: dict[str, Moment] = {
-    "before the first job is prepared": (Batch, "_prepare", 1),
     "before the third job is prepared": (Batch, "_prepare", 3),
     "in the first step": (Fit, "_optimize", 2),
     "when jobs are at different steps": (Fit, "_optimize", 11),
@@ -142,19 +141,25 @@ HALVED = [
 ]
 
 
-def test_the_worst_settings_stop(tmp_path):
-    finished(tmp_path, *HALVED)
-    found = jobs(tmp_path)
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("halved")
+    finished(folder, *HALVED)
+    return folder
+
+
+def test_the_worst_settings_stop(halved):
+    found = jobs(halved)
     states = sorted(job.state for job in found.values())
     assert "dropped" in states and "finished" in states
-    decided = json.loads((tmp_path / "sweep/halving.json").read_text())
+    decided = json.loads((halved / "sweep/halving.json").read_text())
     dropped = {name for at in decided.values() for name, job in at.items() if not job["kept"]}
-    records = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/job.json")}
+    records = {path.parent.name: json.loads(path.read_text()) for path in halved.glob("sweep/*/job.json")}
     assert dropped == {name for name, job in records.items() if job["state"] == "dropped"}
     for name in dropped:
         done, total = records[name]["epochs"]
         assert done < total == 4 and "others were better" in records[name]["result"]["ended"]
-    assert "0 to do" in finished(tmp_path, *HALVED)
+    assert "0 to do" in finished(halved, *HALVED)
 
 
 def test_jobs_one_by_one_cannot_be_halved(tmp_path):
@@ -172,8 +177,7 @@ RUNGS: dict[str, Moment] = {
 
 
 @pytest.mark.parametrize("moment", RUNGS)
-def test_halving_survives(tmp_path, moment):
-    finished(tmp_path / "whole", *HALVED)
-    killed(tmp_path / "killed", *HALVED, at=RUNGS[moment])
-    finished(tmp_path / "killed", *HALVED)
-    assert_same_sweep(tmp_path / "killed", tmp_path / "whole")
+def test_halving_survives(halved, tmp_path, moment):
+    killed(tmp_path, *HALVED, at=RUNGS[moment])
+    finished(tmp_path, *HALVED)
+    assert_same_sweep(tmp_path, halved)

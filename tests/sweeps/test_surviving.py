@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
-from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
 from pesloss.report.sweep.reading import read_sweep
 from pesloss.sweeps import surviving
+from pesloss.sweeps.composing import Remembering
 from pesloss.sweeps.job import check_objective, objective, with_objective
 from pesloss.sweeps.records import Sweep, read
 from pesloss.sweeps.running import Job
@@ -308,13 +307,13 @@ def sweep(tmp_path):
         OmegaConf.set_struct(config, False)
         config.hydra.overrides.hydra = words
         config.hydra.job.config_name = "train"
-        context = HydraContext(config_loader=loader, callbacks=Callbacks())
+        remembering = Remembering(loader)
 
         def launch(launcher, *seeds: int, sweeper: str = "hydra_plugins.other"):
             config.hydra.sweeper._target_ = sweeper
             config.hydra.launcher._target_ = "hydra_plugins.scripted"
             session = Session(["a", "command"])
-            made = Surviving(launcher, context, config, session)
+            made = Surviving(launcher, remembering, config, session)
             return session, made.launch([[f"seed={seed}"] for seed in seeds], 0)
 
         yield launch
