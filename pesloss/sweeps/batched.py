@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, TypeAlias
@@ -83,8 +83,9 @@ def _is_computable(given: Given, means: Means) -> bool:
     try:
         _ = given.config
     except Exception as error:
-        with _told(given, means), given.begin() or nullcontext():
-            raise error
+        if (job := given.begin()) is not None:
+            with _told(given, means), job:
+                raise error
         return False
     return True
 
