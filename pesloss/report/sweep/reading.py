@@ -183,7 +183,8 @@ def _job(folder: Path, planned: records.Planned | None) -> Job:
         folder=folder,
         state=_state(folder, record),
         overrides=_strings(list(record.overrides)),
-        swept=record.swept if planned is None else planned.swept,  # more may vary since it was begun
+        # more may vary since it was begun
+        swept={**({} if planned is None else planned.swept), **record.swept},
         errors=_errors(result),
         score=_column(score),
         best_epoch=best if isinstance(best, int) else None,
