@@ -333,7 +333,7 @@ TEXTS = [
     BOMB,
     "a: &a {b: *a}",
     "[" * 100_000,
-    "{" * 3_000,
+    "{" * 1_500,
     "--loss=weighted --heads=__import__('os').system('x')",
     "--loss=weighted --heads=" + "(" * 5_000,
     "--config=/etc/passwd",

@@ -100,8 +100,10 @@ def check(folder: Path, computing, jobs: list[str], *overrides: str, tolerance: 
         assert_alike(fit.folder, folder / f"alone{i}", tolerance)
 
 
-@pytest.mark.parametrize("computing", [stacked, InTurn])
-@pytest.mark.parametrize("jobs", JOBS)
+@pytest.mark.parametrize(
+    ("jobs", "computing"),
+    [*((jobs, stacked) for jobs in JOBS), ("everything", InTurn), ("weights by gradient", InTurn)],
+)
 def test_jobs_together_are_jobs_one_after_another(tmp_path, jobs, computing):
     check(tmp_path, computing(), JOBS[jobs])
 
