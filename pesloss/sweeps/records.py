@@ -164,6 +164,16 @@ class Planned:
     swept: Mapping[str, Any]
     session: str = ""
 
+    def agrees(self, swept: Mapping[str, Any]) -> bool:
+        """Whether it may be the job with these values: what both say is the same.
+
+        Example:
+            >>> job = Planned("a", [], {"seed": 1})
+            >>> job.agrees({"seed": 1, "model": "painn"}), job.agrees({"seed": 2})
+            (True, False)
+        """
+        return all(str(swept[key]) == str(value) for key, value in self.swept.items() if key in swept)
+
 
 class Sweep:
     """The jobs of a sweep, whoever runs them.
@@ -204,10 +214,13 @@ class Sweep:
         """The run of the command that asked for jobs last."""
         return str(self.about.get("session", ""))
 
-    def folders(self) -> dict[str, str]:
-        """Names of the jobs' folders by the hash of their config."""
-        records = [(job.folder, self.record(job)) for job in self.jobs()]
-        return {record.config: name for name, record in records if isinstance(record, Record)}
+    def by_config(self) -> dict[str, list[Planned]]:
+        """Jobs that have begun, by the hash of their config."""
+        found: dict[str, list[Planned]] = {}
+        for job in self.jobs():
+            if isinstance(record := self.record(job), Record):
+                found.setdefault(record.config, []).append(job)
+        return found
 
     def jobs(self, session: str | None = None) -> list[Planned]:
         """The jobs that were asked for, by one run of the command or by any."""

@@ -176,8 +176,8 @@ class Surviving(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         numbered = enumerate(job_overrides, start=initial_job_idx)
-        folders = self._sweep.folders()
-        jobs = [self._asked(list(overrides), number, folders) for number, overrides in numbered]
+        known = self._sweep.by_config()
+        jobs = [self._asked(list(overrides), number, known) for number, overrides in numbered]
         unique = list({job.folder: job for job in jobs}.values())
         if self._is_first:
             self._session.asked |= {job.folder: job for job in unique}
@@ -190,15 +190,15 @@ class Surviving(Launcher):
         records = self._agreed([job.record() for job in jobs])
         return [self._returned(job, record) for job, record in zip(jobs, records, strict=True)]
 
-    def _asked(self, overrides: list[str], number: int, folders: Mapping[str, str]) -> Asked:
-        """A job in the folder that has the same config already, whatever varied then, or in its own."""
+    def _asked(self, overrides: list[str], number: int, known: Mapping[str, Sequence[Planned]]) -> Asked:
+        """A job in the folder that has the same config already, even if less varied then, or in its own."""
         config = self._loader.load_sweep_config(self._config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
-        code = config_hash(config)
-        name = folders.get(code) or _subdir(config)
-        tasks: list[str] = list(config.hydra.overrides.task)
-        planned = Planned(name, tasks, swept(config.hydra), self._session.name)
+        code, values = config_hash(config), swept(config.hydra)
+        before = (job.folder for job in known.get(code, ()) if job.agrees(values))
+        name = next(before, None) or _subdir(config)
+        planned = Planned(name, list(config.hydra.overrides.task), values, self._session.name)
         words = placed(config, overrides, self._folder, name)
         if self._is_here:
             self._loader.remember(words, config)

@@ -173,9 +173,9 @@ def test_more_may_vary_when_a_job_is_asked_for_again(tmp_path):
     for swept in ({"seed": 1}, {"model": "painn"}):
         sweep.add([Planned("job", [], swept)], command=[], session="")
     assert sweep.jobs() == [Planned("job", [], {"model": "painn", "seed": 1})]
-    assert sweep.folders() == {}
+    assert sweep.by_config() == {}
     begun(tmp_path / "job")
-    assert sweep.folders() == {ABOUT["config"]: "job"}
+    assert sweep.by_config() == {ABOUT["config"]: sweep.jobs()}
 
 
 def test_a_sweep_keeps_its_jobs_and_knows_which_were_asked_for_last(tmp_path):

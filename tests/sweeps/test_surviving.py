@@ -89,6 +89,14 @@ def test_a_key_that_begins_to_vary_leaves_what_is_done(tmp_path):
 
 
 @needs_fork
+def test_what_changes_no_number_may_vary(tmp_path):
+    """Jobs of one config are as many jobs as there are values."""
+    swept(tmp_path, "trainer.threads=1,2")
+    assert "sweep: 3 jobs, 2 done, 1 to do" in swept(tmp_path, "trainer.threads=1,2,3").said
+    assert [job.swept for job in jobs(tmp_path).values()] == [{"trainer.threads": n} for n in (1, 2, 3)]
+
+
+@needs_fork
 def test_a_changed_setting_is_another_job(tmp_path):
     swept(tmp_path, "seed=0,1")
     before = stamps(tmp_path / "sweep")
