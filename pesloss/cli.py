@@ -69,10 +69,10 @@ def hydra_app(
         run = functools.partial(
             hydra.main, version_base="1.3", config_path=config_path, config_name=config_name
         )
-        if started_by_launcher() is None:  # what ties processes together has to be taken apart
-            atexit.register(
-                gc.freeze
-            )  # otherwise Python looks through all of torch for garbage before it ends
+        # or Python looks through all of torch for garbage before it ends; what ties processes together has to
+        # be taken apart
+        if started_by_launcher() is None:
+            atexit.register(gc.freeze)
         wished = os.environ.get(_FULL_ERROR)
         job = task if wished == "1" else _job(task, wished, ours)
         try:

@@ -55,8 +55,8 @@ class Given:
     @classmethod
     def of(cls, config: Any, hydra: Any) -> Given:
         """From a composed config and Hydra's part of it."""
-        folder = Path(hydra.runtime.output_dir)
-        return cls(config, folder, list(hydra.overrides.task), swept(hydra), sweep_of(hydra))
+        folder, sweep = Path(hydra.runtime.output_dir), Sweep(Path(hydra.runtime.cwd) / hydra.sweep.dir)
+        return cls(config, folder, list(hydra.overrides.task), swept(hydra), sweep)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -115,11 +115,6 @@ def conducted(config: Any, train: Train) -> Objective:
     finally:
         told.ended(given.sweep, given.folder)
     return result["objective"]
-
-
-def sweep_of(hydra: Any) -> Sweep:
-    """The sweep that a job belongs to, from Hydra's part of its config."""
-    return Sweep(Path(hydra.runtime.cwd) / hydra.sweep.dir)
 
 
 def plain(config: Any) -> dict[str, Any]:
